@@ -1,0 +1,70 @@
+# Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8002
+.DEFAULT_GOAL := help
+.PHONY: help run test coverage check lint format types contracts models docs lock bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+# A virtual environment with exactly what a lock says; made anew when the lock changes.
+$(VENV)/python:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/local: locks/local.txt pyproject.toml | $(VENV)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement locks/local.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/dev: locks/dev.txt pyproject.toml | $(VENV)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement locks/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@ $(VENV)/local
+
+run: $(VENV)/local ## Run the platform with the sample models on 127.0.0.1:8002, or PORT=…
+	$(BIN)/mlbuffet up --port $(PORT) --repository repository --samples models
+
+test: $(VENV)/dev ## Run all tests
+	$(BIN)/python -m pytest
+
+check: lint types contracts test ## Lint, types, import contracts, tests
+
+lint: $(VENV)/dev ## Look for mistakes and untidiness
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev ## Format, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/dev ## Check the types
+	$(BIN)/mypy
+
+contracts: $(VENV)/dev ## Check who imports whom
+	$(BIN)/lint-imports
+
+coverage: $(VENV)/dev ## Run the unit tests with branch coverage
+	$(BIN)/coverage run -m pytest tests/unit
+	$(BIN)/coverage report
+
+models: $(VENV)/dev ## Train the sample models again
+	$(BIN)/python models/make.py
+
+docs: $(VENV)/dev ## Write the generated parts of the documentation
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/dev ## Measure predictions beside the peers (needs wrk)
+	$(BIN)/python benchmarks/predict.py
+
+lock: | $(VENV)/python ## Write the locks anew from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --all-extras pyproject.toml --output-file locks/dev.txt
+	for extra in inferrer modelhost cli local; do \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --constraint locks/dev.txt --extra $$extra pyproject.toml --output-file locks/$$extra.txt; \
+	done
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) repository .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,151 @@
+"""Writes the parts of the documentation that follow from the code: `make docs`, or with `--check` only looks.
+
+A part stands between two markers, `<!-- generated: NAME -->` and `<!-- end of NAME -->`; everything else on a page is
+written by hand. What the code cannot say, a sentence for each setting, stands here, and a setting without one is an
+error.
+"""  # noqa: INP001 - a script beside its pages, no package
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from inferrer.settings import InferrerSettings
+from mlbuffet.errors import MLBuffetError, all_errors
+from modelhost.settings import ModelhostSettings
+
+DOCS = Path(__file__).resolve().parent
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+_TYPES = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    Path | None: "folder",
+    tuple[str, ...]: "list, separated by commas",
+}
+
+INFERRER = {
+    "host": "Address that the inferrer listens on. Loopback only in this release: there are no API keys yet.",
+    "port": "Its port.",
+    "workers": "Processes that accept connections; 0 means one for each core that it may use.",
+    "repository": "The model repository's folder. All inferrer processes stand on the same one.",
+    "modelhosts": (
+        "Where the modelhosts are: `unix:` with a socket or a folder of sockets, or `tcp://name:port`, where all "
+        "addresses of the name count. Asked again every half second."
+    ),
+    "tls_folder": (
+        "Folder with `ca.pem`, `cert.pem` and `key.pem` for mutual TLS 1.3 on `tcp://` channels. Empty: no TLS."
+    ),
+    "timeout_s": "Seconds that a prediction may take where the request does not say (`X-Request-Timeout-Ms`).",
+    "upload_bytes": "The largest model file or form that is taken. A larger one is refused when it is announced.",
+    "threads": "Threads of each process that run Flask routes; another 256 requests may wait for one.",
+    "drain_s": "Seconds that requests in flight get when the inferrer is stopped.",
+    "body_idle_s": "Seconds without a byte of a request's body after which it is answered `REQUEST_TIMEOUT`.",
+    "sweep_s": "Seconds between two looks for what dead processes left in the repository, and the least age of that.",
+    "slow_s": "Seconds above which a request that succeeded is logged too, as `slow request`.",
+    "lane": "Whether JSON predictions are answered on the event loop, ahead of Flask. Off: same answers, slower.",
+    "metrics_folder": "Folder for the counters that the processes share. Empty: a temporary one, gone at the end.",
+    "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+}
+
+MODELHOST = {
+    "id": "Its name in answers and logs. Empty: the machine's name and eight random digits.",
+    "channel": (
+        "Where inferrers connect: `unix:` and a socket's path, or `tcp://host:port`, beyond loopback only with TLS."
+    ),
+    "tls_folder": "As for the inferrer. A certificate must be valid for the name `mlbuffet-modelhost`.",
+    "host": "Address for health, metrics and the list of what is loaded. Loopback only.",
+    "port": "Its port; 0 takes a free one, which the log names.",
+    "repository": "The model repository's folder, the one that the inferrer writes.",
+    "memory_bytes": (
+        "Memory that loaded models may take together; 0 means 40 % of what the machine or the container has."
+    ),
+    "threads": "Threads that one model's runtime uses for one prediction.",
+    "queue": "Requests of one model version that may wait or run; the next one is answered `QUEUE_FULL`.",
+    "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+}
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def settings_table(cls: type[Any], prefix: str, sentences: Mapping[str, str]) -> str:
+    """Every field of a settings dataclass as an environment variable.
+
+    Raises:
+        ValueError: a setting without a sentence, or a sentence without a setting.
+    """
+    hints = get_type_hints(cls)
+    specs = fields(cls)
+    stray = {spec.name for spec in specs} ^ sentences.keys()
+    if stray:
+        msg = f"settings and sentences differ for {prefix}: {', '.join(sorted(stray))}"
+        raise ValueError(msg)
+    rows = (
+        [f"`{prefix}{spec.name.upper()}`", _TYPES[hints[spec.name]], _default(spec.default), sentences[spec.name]]
+        for spec in specs
+    )
+    return table(("Variable", "Type", "Default", "What it does"), rows)
+
+
+def _default(value: object) -> str:
+    """A default as one writes it into the variable."""
+    text = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+    text = text.lower() if isinstance(value, bool) else text
+    return f"`{text}`" if text else "empty"
+
+
+def error_table() -> str:
+    """Every error that a client can see, by status, then in the order of the tree."""
+    found = sorted(all_errors(), key=lambda error: error.status)
+    return table(("Status", "Code", "Try again", "Meaning"), map(_error_row, found))
+
+
+def _error_row(error: type[MLBuffetError]) -> Sequence[str]:
+    again = "yes" if error.retryable else "no"
+    if error.retry_after_s is not None:
+        again += f", `Retry-After: {error.retry_after_s}`"
+    meaning = (error.__doc__ or "").splitlines()[0]
+    return str(error.status), f"`{error.code}`", again, meaning
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "errors": error_table,
+    "inferrer_settings": lambda: settings_table(InferrerSettings, "INFERRER_", INFERRER),
+    "modelhost_settings": lambda: settings_table(ModelhostSettings, "MODELHOST_", MODELHOST),
+}
+
+
+def filled(page: str) -> str:
+    """A page with its generated parts made anew.
+
+    Raises:
+        KeyError: it asks for a part that nobody makes.
+    """
+    return _PART.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n\n{found[3]}", page)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Bring the pages up to date, or say which ones are not; returns the exit status."""
+    stale = []
+    for path in sorted(DOCS.glob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if filled(page) == page:
+            continue
+        stale.append(path.name)
+        if "--check" not in arguments:
+            path.write_text(filled(page), encoding="utf-8")
+    if stale and "--check" in arguments:
+        sys.stderr.write(f"out of date, run `make docs`: {', '.join(stale)}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""The composition root of one inferrer process: settings in, WSGI application and lane out."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from flask import Flask, Response, g, request
+from prometheus_client import CollectorRegistry
+
+from inferrer.adoption import adopt_all
+from inferrer.controlplane import ControlPlane
+from inferrer.dataplane import DataPlane
+from inferrer.lane import PredictionLane
+from inferrer.repository import Repository
+from inferrer.routes.greeting import greeting_routes
+from inferrer.routes.models import model_routes
+from inferrer.routes.predictions import prediction_routes
+from inferrer.services import Services
+from inferrer.settings import InferrerSettings
+from mlbuffet.chassis.telemetry import RequestCounts, exposition
+from mlbuffet.chassis.web import health_routes, log_slow, make_app, request_id, route
+from mlbuffet.endpoints import tls_context
+from mlbuffet.errors import MLBuffetError, ModelBusyError, StorageUnavailableError
+from mlbuffet.index import Index
+
+log = logging.getLogger(__name__)
+
+_FIRST_ERROR = 400
+_ADOPTION_S = 60.0
+
+
+def _begin() -> None:
+    g.began_at = time.monotonic()
+
+
+class Inferrer:
+    """One inferrer process: made on its event loop, `close` ends it."""
+
+    def __init__(self, settings: InferrerSettings) -> None:
+        registry = CollectorRegistry()
+        self.settings = settings
+        repository = Repository(Path(settings.repository))
+        index = Index(repository.root)
+        index.refresh()  # here, where it may take long, and not with the first request
+        dataplane = DataPlane(index, settings.modelhosts, tls_context(settings.tls_folder, server=False))
+        controlplane = ControlPlane(repository, index, dataplane)
+        self.services = Services(settings, repository, index, dataplane, controlplane)
+        self.counts = RequestCounts(registry)
+        self.lane = PredictionLane(dataplane, self.counts, settings.timeout_s, settings.slow_s)
+        self.app = self._make_flask(registry)
+        self._closed = threading.Event()
+        threading.Thread(target=self._look_after_repository, name="repository", daemon=True).start()
+
+    def _make_flask(self, registry: CollectorRegistry) -> Flask:
+        services = self.services
+
+        def metrics() -> bytes:
+            self.counts.flush()
+            return exposition(registry)
+
+        app = make_app(
+            "inferrer",
+            greeting_routes(services),
+            model_routes(services),
+            prediction_routes(services),
+            health_routes(lambda: bool(services.dataplane.replicas.ready()), metrics),
+        )
+        app.before_request(_begin)
+        app.after_request(self._count)
+        return app
+
+    def _count(self, response: Response) -> Response:
+        """Count what Flask answered, on the loop's thread, where the lane counts too; tell of what took long."""
+        seconds = time.monotonic() - g.began_at
+        if seconds > self.settings.slow_s and response.status_code < _FIRST_ERROR:
+            log_slow(route(), seconds, request_id())
+        name = (request.view_args or {}).get("name", "").partition(":")[0]
+        model = name if name in self.services.index.models() else ""
+        method = request.method if request.url_rule else ""
+        self.services.dataplane.loop.call_soon_threadsafe(
+            self.counts.count, route(), method, response.status_code, model
+        )
+        return response
+
+    def _look_after_repository(self) -> None:
+        """Adopt what lies in the folder, then remove what dead processes left in it, again and again."""
+        self._adopt()
+        while not self._closed.wait(self.settings.sweep_s):
+            try:
+                self.services.repository.sweep(self.settings.sweep_s)
+            except OSError as error:
+                log.warning("staging not swept", extra={"why": str(error)})
+
+    def _adopt(self) -> None:
+        """Take over what lies in the repository folder, as soon as a modelhost can check it; one process does it."""
+        ends_at = time.monotonic() + _ADOPTION_S
+        services = self.services
+        while not services.dataplane.replicas.ready():
+            if time.monotonic() > ends_at or self._closed.wait(0.05):
+                return
+        try:
+            adopt_all(services.repository, services.index, services.controlplane, timeout_s=0)
+        except ModelBusyError:
+            log.debug("another process adopts")
+        except StorageUnavailableError:
+            log.warning("nothing adopted", extra={"why": "the model repository cannot be written now"})
+        except (MLBuffetError, OSError):
+            log.exception("adoption failed")
+
+    def close(self) -> None:
+        """Drop the channels."""
+        self._closed.set()
+        self.counts.flush()
+        self.services.dataplane.close()

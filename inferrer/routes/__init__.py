@@ -1,0 +1,1 @@
+"""Flask blueprints: HTTP to calls and back, without logic of their own."""

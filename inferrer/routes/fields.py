@@ -1,0 +1,138 @@
+"""Reads what a request carries beside a model's input: JSON objects, header fields, query parameters."""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from flask import Request
+
+from mlbuffet.errors import BadRequestError, InvalidJSONError, TooLargeError, UnprocessableError
+from mlbuffet.manifest import ImageSettings
+
+_JSON_BYTES = 1 << 20
+_DEPTH = 100
+_HEX_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
+_CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def json_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object of at most 1 MiB.
+
+    Raises:
+        InvalidJSONError, TooLargeError: not JSON, or too long.
+        UnprocessableError: JSON, but no object.
+    """
+    body = request.stream.read(_JSON_BYTES + 1)
+    if len(body) > _JSON_BYTES:
+        msg = f"this body has at most {_JSON_BYTES} bytes"
+        raise TooLargeError(msg)
+    data = parse_json(body)
+    if not isinstance(data, dict):
+        msg = f"the body is a JSON object; received {type(data).__name__}"
+        raise UnprocessableError(msg)
+    return data
+
+
+def parse_json(text: bytes | str) -> Any:  # noqa: ANN401 - any JSON
+    """Strict JSON.
+
+    Raises:
+        InvalidJSONError: it is not.
+    """
+    try:
+        data = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        msg = f"the body is not JSON: {error}"
+        raise InvalidJSONError(msg) from None
+    if _is_deep(data):
+        msg = f"the body is nested deeper than {_DEPTH} levels"
+        raise InvalidJSONError(msg)
+    return data
+
+
+def _is_deep(data: object) -> bool:
+    """Tell whether JSON is nested deeper than it may be: what is read is written again, and that has a bound too."""
+    level = [data]
+    for _ in range(_DEPTH):
+        level = [child for item in level if isinstance(item, (list, dict)) for child in _children(item)]
+        if not level:
+            return False
+    return True
+
+
+def _children(item: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
+
+
+def image_settings(text: str | None) -> ImageSettings | None:
+    """Image settings from a form field; None without one.
+
+    Raises:
+        InvalidJSONError, UnprocessableError: not JSON, or not image settings.
+    """
+    return None if text is None else ImageSettings.from_json(parse_json(text))
+
+
+def announced_digest(request: Request) -> str | None:
+    """The SHA-256 that the client announces, as `sha256:` and hex digits; None without one.
+
+    Raises:
+        BadRequestError: a header that does not read so.
+    """
+    text = request.headers.get("X-Content-SHA256")
+    if text is not None:
+        found = _HEX_DIGEST.fullmatch(text.strip())
+        if found is None:
+            msg = f"X-Content-SHA256 has 64 hexadecimal digits; received {text[:80]!a}"
+            raise BadRequestError(msg)
+        return f"sha256:{found[1].lower()}"
+    text = request.headers.get("Content-Digest")
+    if text is None:
+        return None
+    found = _CONTENT_DIGEST.search(text)
+    try:
+        raw = base64.b64decode(found[1], validate=True) if found is not None else b""
+    except binascii.Error:
+        raw = b""
+    if len(raw) != 32:  # noqa: PLR2004 - SHA-256
+        msg = f"Content-Digest is read as sha-256=:<base64>: (RFC 9530); received {text[:80]!a}"
+        raise BadRequestError(msg)
+    return f"sha256:{raw.hex()}"
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The client's Idempotency-Key; None without one.
+
+    Raises:
+        BadRequestError: not 1 to 255 visible ASCII characters.
+    """
+    text = request.headers.get("Idempotency-Key")
+    if text is not None and not _KEY.fullmatch(text):
+        msg = "Idempotency-Key has 1 to 255 visible ASCII characters"
+        raise BadRequestError(msg)
+    return text
+
+
+def if_match(request: Request) -> str | None:
+    """The digest in If-Match, without quotes; `*` stands for any; None without the header."""
+    text = request.headers.get("If-Match")
+    return None if text is None else text.strip().removeprefix("W/").strip('"')
+
+
+def limit_of(request: Request, ceiling: int) -> int:
+    """How many entries a page may have.
+
+    Raises:
+        BadRequestError: no number from 1 to the ceiling.
+    """
+    text = request.args.get("limit", "")
+    if not text:
+        return ceiling
+    if text.isascii() and text.isdecimal() and len(text) < 8 and 1 <= int(text) <= ceiling:  # noqa: PLR2004
+        return int(text)
+    msg = f"limit is a number from 1 to {ceiling}; received {text[:80]!a}"
+    raise BadRequestError(msg)

@@ -1,0 +1,54 @@
+"""Settings of the inferrer: environment variables with the prefix `INFERRER_`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlbuffet.chassis.settings import Level, SettingsError, read_settings
+from mlbuffet.endpoints import Address, is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class InferrerSettings:
+    """Every setting with its default; docs/settings.md says more of each."""
+
+    host: str = "127.0.0.1"
+    port: int = 8002
+    workers: int = 0
+    repository: str = "repository"
+    modelhosts: tuple[str, ...] = ("unix:/run/mlbuffet",)
+    tls_folder: Path | None = None
+    timeout_s: float = 30.0
+    upload_bytes: int = 1 << 30
+    threads: int = 32
+    slow_s: float = 1.0
+    drain_s: float = 10.0
+    body_idle_s: float = 20.0
+    sweep_s: float = 15.0
+    lane: bool = True
+    metrics_folder: Path | None = None
+    log_level: Level = "INFO"
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that accept connections: as many as asked for, else one per core."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+def read_inferrer_settings() -> InferrerSettings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: it does not describe an inferrer, or one open to the network without keys.
+    """
+    settings = read_settings(InferrerSettings, "INFERRER_", os.environ)
+    try:
+        for place in settings.modelhosts:
+            Address.parse(place)
+    except ValueError as error:
+        msg = f"INFERRER_MODELHOSTS: {error}"
+        raise SettingsError(msg) from None
+    if not is_loopback(settings.host):
+        msg = f"without API keys the inferrer listens on loopback only; INFERRER_HOST is {settings.host!r}"
+        raise SettingsError(msg)
+    return settings

@@ -1,0 +1,101 @@
+"""What the server tells the client: its answers' fields, and its errors as ours.
+
+A newer server's further fields are there too.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+import requests
+
+from mlbuffet.errors import ConnectionFailedError, MLBuffetError, all_errors, from_code
+
+
+class Tensor(TypedDict):
+    """One input or output; an axis of any length is None."""
+
+    name: str
+    datatype: str
+    shape: list[int | None]
+
+
+class Version(TypedDict):
+    """One version of a model."""
+
+    model: str
+    version: int
+    digest: str
+    size_bytes: int
+    created: str
+    source: str
+    description: str
+    pinned: bool
+    notes: list[str]
+
+
+class Model(Version):
+    """A model in the list, by its default version."""
+
+    model_type: str
+    versions: list[int]
+
+
+class ModelDetails(Version):
+    """A model whole: one version, what else there is, and its state on each modelhost."""
+
+    model_type: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    image: dict[str, Any]
+    default: int
+    versions: list[Version]
+    modelhosts: list[dict[str, Any]]
+
+
+class Pulled(TypedDict):
+    """What was downloaded, and where it lies."""
+
+    version: int
+    digest: str
+    size_bytes: int
+    path: str
+
+
+class Prediction(TypedDict):
+    """An answer: the first output as `values`, those asked for by name as `outputs`."""
+
+    values: Any
+    outputs: NotRequired[dict[str, Any]]
+    labels: NotRequired[list[str]]
+
+
+def refusal(response: requests.Response) -> MLBuffetError:
+    """The error that an answer tells of; one from elsewhere, a proxy for instance, by its status."""
+    status = response.status_code
+    by_status = next((kind for kind in all_errors() if kind.status == status), MLBuffetError)
+    request_id = response.headers.get("X-Request-Id")
+    try:
+        told = response.json()["error"]
+        error = from_code(told["code"], told["message"])
+        if error.code != told["code"]:
+            error = by_status(f"{told['message']} ({told['code']})")
+    except (ValueError, KeyError, TypeError):
+        error = by_status(f"the answer has the status {status} and does not say why")
+    error.request_id = request_id
+    if request_id is not None:
+        error.add_note(f"request id: {request_id}")
+    return error
+
+
+def stranger(response: requests.Response) -> ConnectionFailedError:
+    """The error for an answer that no MLBuffet server gives."""
+    content_type = response.headers.get("Content-Type", "no type")
+    return ConnectionFailedError(f"what answers at {response.url} is no MLBuffet server; received {content_type}")
+
+
+def why(error: BaseException) -> str:
+    """What was at the bottom of a failed connection."""
+    if isinstance(error, requests.Timeout):
+        return "it takes too long"
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,248 @@
+"""The data channel between inferrer and modelhost, and from the modelhost on to its runners: length-prefixed frames.
+
+One persistent stream carries many requests at once; answers come in any order and find their request by its id. All
+frames of one event-loop turn leave in one write: that is what makes a request over it cost microseconds
+(docs/adr/0002-data-channel.md). A frame is a fixed header, a key and a body:
+
+    length u32 | kind u8 | codec u8 | key length u16 | id u64 | time u64 | key … | body …
+
+`length` counts what follows it. `key` names model, version and digest (`Manifest.key`). `time` is the remaining time in
+nanoseconds on the channel, whose ends have two clocks, and an absolute CLOCK_MONOTONIC on a runner's socket pair.
+Integers are little-endian. A unix socket carries nothing of another user (SO_PEERCRED); TCP beyond loopback asks for
+mutual TLS 1.3.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, TypeVar, cast
+
+import orjson
+
+HEADER = struct.Struct("<IBBHQQ")
+_OPTIONS = struct.Struct("<I")
+_AFTER_LENGTH = HEADER.size - 4
+MAX_FRAME_BYTES = 1 << 30
+_JOIN_BYTES = 1 << 16  # above this a copy into one buffer costs more than a second system call
+_FEW = 32  # pieces that fit into one system call without being copied into one buffer
+_PEERCRED = struct.Struct("3i")
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 3))
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    PREDICT = 1
+    REPLY = 2
+    ERROR = 3
+    CALL = 4
+    STATE = 5
+
+
+class Codec(IntEnum):
+    """How a PREDICT frame's body is written."""
+
+    NONE = 0
+    BUFFET = 1
+    IMAGE = 2
+
+
+P = TypeVar("P", bound="FrameProtocol")
+
+
+class FrameError(ValueError):
+    """The peer does not speak this protocol; the connection is of no more use."""
+
+
+def encode_frame(kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, size: int) -> bytes:
+    """Header and key of a frame whose body of `size` bytes follows."""
+    return HEADER.pack(_AFTER_LENGTH + len(key) + size, kind, codec, len(key), frame_id, time_ns) + key
+
+
+def pack_options(options: object, payload: bytes | bytearray) -> bytes:
+    """A body with JSON options in front of bytes that are not JSON, an image for one."""
+    text = orjson.dumps(options)
+    return _OPTIONS.pack(len(text)) + text + payload
+
+
+def unpack_options(body: memoryview) -> tuple[Any, memoryview]:
+    """What `pack_options` packed."""
+    start = _OPTIONS.size + _OPTIONS.unpack_from(body)[0]
+    return orjson.loads(body[_OPTIONS.size : start]), body[start:]
+
+
+class FrameProtocol(asyncio.Protocol):
+    """One end of a stream of frames; a subclass says what happens with each."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""  # less than a frame's header and key
+        self._head = (0, 0, b"", 0, 0)  # of the frame whose body is not whole yet
+        self._pieces: list[bytes] = []
+        self._missing = 0
+        self._out: list[bytes] = []
+
+    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+        """Take one whole frame."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; refuse a unix peer of another user."""
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            _, uid, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+            if uid not in {0, os.geteuid()}:
+                self._transport.abort()
+                self._transport = None
+                return
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Forget the transport; nothing is sent any more."""
+        self._transport = None
+        self._out.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Cut what came into frames; a large body is put together from its pieces once, when it is whole."""
+        missing = self._missing
+        if missing > len(data):
+            self._pieces.append(data)
+            self._missing = missing - len(data)
+            return
+        try:
+            if missing:
+                self._pieces.append(data[:missing])
+                self._complete()
+                data = data[missing:]
+            elif self._rest:
+                data = self._rest + data
+            self._rest = self._cut(data)
+        except FrameError:
+            self.close()
+
+    def _cut(self, data: bytes) -> bytes:
+        """Hand on each whole frame of `data`, begin a body that is not whole; returns what is less than a head."""
+        offset, size = 0, len(data)
+        while size - offset >= HEADER.size:
+            length, kind, codec, key_size, frame_id, time_ns = HEADER.unpack_from(data, offset)
+            end = offset + 4 + length
+            check_length(length, key_size)
+            start = offset + HEADER.size
+            split = start + key_size
+            if end > size:
+                if split > size:
+                    break
+                self._head = (kind, codec, data[start:split], frame_id, time_ns)
+                self._pieces = [data[split:]]
+                self._missing = end - size
+                return b""
+            self.frame_received(kind, codec, data[start:split], frame_id, time_ns, data[split:end])
+            offset = end
+        return data[offset:]
+
+    def _complete(self) -> None:
+        """Hand on the frame whose last piece has come."""
+        body = b"".join(self._pieces)
+        self._pieces = []
+        self._missing = 0
+        self.frame_received(*self._head, body)
+
+    def send(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+        """Send a frame together with all others of this turn of the loop."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(encode_frame(kind, codec, key, frame_id, time_ns, len(body)))
+        self._out.append(body)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is None:
+            return
+        if len(out) < _FEW and len(out[-1]) > _JOIN_BYTES:
+            self._transport.writelines(out)
+        else:
+            self._transport.write(b"".join(out))
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether the peer is still there."""
+        return self._transport is not None
+
+    def unsent_bytes(self) -> int:
+        """How much the peer has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport else 0
+
+    def close(self) -> None:
+        """Drop the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def check_length(length: int, key_size: int) -> None:
+    """Refuse a header that no sound peer sends.
+
+    Raises:
+        FrameError: the frame is too long, or shorter than its own key.
+    """
+    if not _AFTER_LENGTH + key_size <= length <= MAX_FRAME_BYTES:
+        msg = f"a frame of {length} bytes with a key of {key_size}"
+        raise FrameError(msg)
+
+
+class FrameReader:
+    """The blocking end, for a runner: reads all frames that are there, without copying their bodies."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray(1 << 18)
+        self._filled = 0
+        self._used = 0
+
+    def read(self) -> Iterator[tuple[int, int, int, int, memoryview]]:
+        """Wait for at least one frame; yields kind, codec, id, time and body, valid until the next call.
+
+        Raises:
+            EOFError: the peer is gone.
+        """
+        self._compact()
+        while True:
+            count = self._sock.recv_into(memoryview(self._buffer)[self._filled :])
+            if not count:
+                raise EOFError
+            self._filled += count
+            if self._whole():
+                return self._frames()
+
+    def _compact(self) -> None:
+        """Move what is left to the front."""
+        rest = self._filled - self._used
+        self._buffer[:rest] = self._buffer[self._used : self._filled]
+        self._filled, self._used = rest, 0
+
+    def _whole(self) -> bool:
+        """Tell whether the first frame is there; makes room for it where it is not."""
+        if self._filled < HEADER.size:
+            return False
+        length, _, _, key_size, _, _ = HEADER.unpack_from(self._buffer)
+        check_length(length, key_size)
+        if length + 4 > len(self._buffer):
+            self._buffer = self._buffer[: self._filled] + bytearray(length + 4 - self._filled)
+        return self._filled >= int(length) + 4
+
+    def _frames(self) -> Iterator[tuple[int, int, int, int, memoryview]]:
+        view = memoryview(self._buffer)
+        while self._filled - self._used >= HEADER.size:
+            length, kind, codec, key_size, frame_id, time_ns = HEADER.unpack_from(view, self._used)
+            start, end = self._used + HEADER.size + key_size, self._used + 4 + length
+            if end > self._filled:
+                return
+            self._used = end
+            yield kind, codec, frame_id, time_ns, view[start:end]

@@ -1,0 +1,1 @@
+"""What every service does alike: settings, logs, HTTP, errors as answers, metrics."""

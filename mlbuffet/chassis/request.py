@@ -1,0 +1,84 @@
+"""What an HTTP request is here, what a client may send, and what a lane is."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+from mlbuffet.errors import MLBuffetError
+
+if TYPE_CHECKING:
+    from mlbuffet.chassis.connection import HttpConnection
+    from mlbuffet.chassis.wsgi import BodyStream
+
+
+PREDICT_BYTES = 1 << 26  # a prediction is held in memory whole; an upload never is
+
+
+# RFC 9110's names; the standard library took them over only with Python 3.13.
+_RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+def phrase_of(status: int) -> str:
+    """The name of a status, the same under every Python."""
+    return _RENAMED.get(status) or HTTPStatus(status).phrase
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may send, and how long it may take."""
+
+    body_bytes: int = 1 << 30
+    lane_body_bytes: int = PREDICT_BYTES
+    line_bytes: int = 8190
+    header_bytes: int = 8190
+    header_count: int = 100
+    head_bytes: int = 1 << 16
+    head_timeout_s: float = 15
+    body_idle_s: float = 20
+    keep_alive_s: float = 75
+    linger_s: float = 1
+    threads: int = 32
+    waiting: int = 256
+
+
+class Request:
+    """One request as parsed; `body` is whole when a lane gets it and unused when Flask reads a stream."""
+
+    # Defaults of the class: on the hot path most of them are never set.
+    method = b""
+    path = b""
+    query = b""
+    target = b""
+    http_version = "1.1"
+    content_type = b""
+    content_length = -1
+    expects = False
+    keep_alive = True
+    in_lane = False
+    complete = False
+    received = 0
+    body_limit = 0
+    request_id = ""
+    stream: "BodyStream | None" = None
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.fields: dict[bytes, bytes] = {}
+        self.body: list[bytes] = []
+
+    def header(self, name: bytes) -> bytes:
+        """A header's value, `name` in lower case; empty without it."""
+        return self.fields.get(name, b"")
+
+
+class Lane(Protocol):
+    """Takes requests before Flask does."""
+
+    def wants(self, request: Request) -> bool:
+        """Tell from method, path and headers whether the lane answers this request."""
+
+    def handle(self, request: Request, connection: "HttpConnection") -> None:
+        """Answer a request whose body is whole, now or later, with `connection.respond`."""
+
+    def render_error(self, request_id: str, error: MLBuffetError) -> tuple[bytes, bytes]:
+        """Header lines and body for a request that never reached a route."""

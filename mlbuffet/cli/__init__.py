@@ -1,0 +1,59 @@
+"""`mlbuffet …`: the command line. This module is its entry and says how it ends."""
+
+import errno
+from typing import Any
+
+import click
+
+from mlbuffet.cli.failures import Failure
+from mlbuffet.cli.models import models
+from mlbuffet.cli.output import write_anything
+from mlbuffet.cli.predict import predict
+from mlbuffet.cli.up import up
+from mlbuffet.errors import ConnectionFailedError, MLBuffetError
+
+_REFUSED, _UNUSABLE, _UNREACHABLE = 1, 2, 3
+
+
+class _Commands(click.Group):
+    """Commands whose foreseeable failures end in one line and an exit status, never in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the command."""
+        write_anything()
+        try:
+            return super().invoke(ctx)
+        except MLBuffetError as error:
+            request_id = getattr(error, "request_id", None)
+            message = f"{error.code}: {error.message}" + (f" (request id {request_id})" if request_id else "")
+            raise Failure(message, _UNREACHABLE if isinstance(error, ConnectionFailedError) else _REFUSED) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has enough: click ends quietly
+            message = f"{error.filename or 'input or output'}: {error.strerror or error}"
+            raise Failure(message, _UNUSABLE) from error
+        except UnicodeEncodeError as error:
+            message = f"an argument is not UTF-8: {error.object[:80]!a}"
+            raise Failure(message, _UNUSABLE) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mlbuffet", message="%(prog)s %(version)s")
+def main() -> None:
+    """Serve models: start the platform, manage models, predict.
+
+    Commands that ask a server take --url (or MLBUFFET_URL), --key-file (or MLBUFFET_KEY_FILE) and --json, which
+    writes JSON to standard output and nothing else.
+
+    \b
+    Exit status:
+      0  done
+      1  refused: by the server, with its code on standard error, or by you when asked
+      2  usage: an option, file or JSON text that cannot be used
+      3  no server answers at the address
+    """  # noqa: D301 - click's mark for lines that are kept
+
+
+main.add_command(up)
+main.add_command(models)
+main.add_command(predict)

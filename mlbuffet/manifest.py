@@ -1,0 +1,159 @@
+"""What is recorded of one model version: a frozen dataclass, and its JSON beside the model file.
+
+Versions are immutable in their bytes; description, image settings and the pin are the operator's and may change.
+Fields this release does not know are kept as they are, so that a newer release's manifest survives a step back.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
+
+from mlbuffet.errors import UnprocessableError
+
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+
+_MAX_DESCRIPTION = 10_000
+_MAX_LABELS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output. `datatype` in the words of the Open Inference Protocol; a dynamic axis is None."""
+
+    name: str
+    datatype: str
+    shape: tuple[int | None, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` wrote."""
+        return cls(data["name"], data["datatype"], tuple(data["shape"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, in the model's own order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` wrote."""
+        inputs = tuple(TensorSpec.from_json(spec) for spec in data["inputs"])
+        return cls(inputs, tuple(TensorSpec.from_json(spec) for spec in data["outputs"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """How pixels become the input: `(pixel * scale - mean) / std` per channel, pixels from 0 to 255."""
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Read and check what a user gave.
+
+        Raises:
+            UnprocessableError: an unknown field, or one of the wrong type.
+        """
+        if not isinstance(data, Mapping):
+            msg = f"image settings are an object; received {type(data).__name__}"
+            raise UnprocessableError(msg)
+        unknown = set(data) - {spec.name for spec in fields(cls)}
+        if unknown:
+            msg = f"image settings are scale, mean, std and labels; received {', '.join(sorted(map(repr, unknown)))}"
+            raise UnprocessableError(msg)
+        std = _numbers("std", data.get("std", ()))
+        if 0 in std:
+            msg = "std must not hold 0"
+            raise UnprocessableError(msg)
+        (scale,) = _numbers("scale", [data.get("scale", 1.0)])
+        return cls(scale, _numbers("mean", data.get("mean", ())), std, _labels(data.get("labels", ())))
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...]:
+    """A tuple of at most four finite numbers, one per channel."""
+    right = isinstance(value, (list, tuple)) and len(value) <= 4  # noqa: PLR2004 - RGBA has the most channels
+    if not right or not all(type(item) in {int, float} and math.isfinite(item) for item in value):  # type: ignore[attr-defined]
+        msg = f"{name} holds finite numbers, one per channel"
+        raise UnprocessableError(msg)
+    return tuple(map(float, value))  # type: ignore[call-overload]
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    if isinstance(value, (list, tuple)) and len(value) <= _MAX_LABELS and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    msg = f"labels is a list of at most {_MAX_LABELS} strings"
+    raise UnprocessableError(msg)
+
+
+def check_description(value: object) -> str:
+    """Return a description if it may be one.
+
+    Raises:
+        UnprocessableError: not a string, or too long.
+    """
+    if isinstance(value, str) and len(value) <= _MAX_DESCRIPTION:
+        return value
+    received = f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
+    msg = f"model_description is a string of at most {_MAX_DESCRIPTION} characters; received {received}"
+    raise UnprocessableError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One version of one model. `created` is UTC in ISO 8601, `digest` is `sha256:` and 64 hex digits."""
+
+    model: str
+    version: int
+    digest: str
+    size_bytes: int
+    created: str
+    source: str
+    signature: Signature
+    description: str = ""
+    model_type: str = "onnx"
+    image: ImageSettings = ImageSettings()
+    pinned: bool = False
+    idempotency_key: str | None = None
+    notes: tuple[str, ...] = ()
+    golden: Mapping[str, Any] | None = None
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> bytes:
+        """What names exactly these bytes on the data channel: a name used again after a delete is another key."""
+        return f"{self.model}:{self.version}@{self.digest[7:23]}".encode()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read a manifest file.
+
+        Raises:
+            KeyError, TypeError, ValueError, UnprocessableError: not a manifest.
+        """
+        if not isinstance(data, Mapping) or not isinstance(data["digest"], str) or type(data["version"]) is not int:
+            msg = "a manifest is an object with digest and version"
+            raise TypeError(msg)
+        known = {spec.name for spec in fields(cls)} - {"unknown"}
+        values = {name: value for name, value in data.items() if name in known}
+        values["signature"] = Signature.from_json(values["signature"])
+        values["image"] = ImageSettings.from_json(values.get("image", {}))
+        values["notes"] = tuple(values.get("notes", ()))
+        return cls(**values, unknown={name: value for name, value in data.items() if name not in known})
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in the manifest file."""
+        data = asdict(self)
+        unknown: dict[str, Any] = data.pop("unknown")
+        return data | unknown
+
+    def changed(self, **changes: object) -> Self:
+        """A copy with the operator's fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]

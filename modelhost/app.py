@@ -1,0 +1,129 @@
+"""The composition root of a modelhost."""
+
+import asyncio
+import logging
+import signal
+import socket
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from mlbuffet.chassis.http import HttpServer
+from mlbuffet.chassis.process import settle_memory
+from mlbuffet.chassis.request import Limits
+from mlbuffet.chassis.telemetry import exposition
+from mlbuffet.chassis.web import NoLane, health_routes, make_app
+from mlbuffet.endpoints import Address, listen, tls_context
+from mlbuffet.generation import create_generation
+from mlbuffet.index import PRIVATE, Index, generation_file
+from modelhost.inventory import Inventory
+from modelhost.routes import modelhost_routes
+from modelhost.server import ChannelServer
+from modelhost.settings import ModelhostSettings
+from modelhost.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_HTTP_BODY_BYTES = 1 << 16
+_HTTP_THREADS = 4
+_DRAIN_S = 10.0
+
+
+async def serve(settings: ModelhostSettings) -> int:
+    """Run until told to stop; returns the exit status."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    host_id = settings.id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    root = Path(settings.repository)
+    (root / PRIVATE).mkdir(parents=True, exist_ok=True)
+    create_generation(generation_file(root))
+    supervisor = Supervisor()
+    channel = ChannelServer(host_id, root, supervisor)
+    inventory = channel.inventory = Inventory(Index(root), supervisor, settings, channel.changed)
+    address = Address.parse(settings.channel)
+    listener = await listen(channel.link, address, tls_context(settings.tls_folder, server=True))
+    app = _make_flask(host_id, inventory)
+    http = HttpServer(app, NoLane(), Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS), lane_on=False)
+    http_listener = await loop.create_server(http.connection, settings.host, settings.port)
+    port = http_listener.sockets[0].getsockname()[1]
+    log.info("modelhost started", extra={"modelhost": host_id, "channel": str(address), "port": port})
+    tasks = [loop.create_task(coroutine) for coroutine in (inventory.follow(), inventory.sweep(), channel.beat())]
+    settle_memory()
+    stopping = loop.create_task(stop.wait())
+    # A task that ends by itself has failed: better a new process than one that no longer follows.
+    waited: list[asyncio.Future[Any]] = [*tasks, stopping, supervisor.lost]
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    healthy = stop.is_set()
+    for task in tasks:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            log.error("task failed", exc_info=task.exception())
+    listener.close()
+    http_listener.close()
+    if healthy:
+        await _finish(inventory, channel)
+    if address.path:
+        Path(address.path).unlink(missing_ok=True)
+    await http.drain(0)
+    for task in tasks:
+        task.cancel()
+    for link in list(channel.links):
+        link.close()
+    supervisor.close()
+    return 0 if healthy else 1
+
+
+async def _finish(inventory: Inventory, channel: ChannelServer) -> None:
+    """Say that no more is taken, then let what is here end."""
+    inventory.ready = False
+    channel.changed()
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + _DRAIN_S
+    await asyncio.sleep(0.05)
+    while any(version.busy for version in inventory.hosted.values()) and loop.time() < ends_at:
+        await asyncio.sleep(0.02)
+
+
+class _Versions(Collector):
+    """What is hosted, read when Prometheus asks."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+
+    def collect(self) -> Iterable[Metric]:
+        """Make the families anew: a version that has left has no series."""
+        names = ("model", "version")
+        memory = GaugeMetricFamily("modelhost_version_memory_bytes", "Memory that unloading gives back", labels=names)
+        waiting = GaugeMetricFamily("modelhost_version_requests", "Requests that wait or run", labels=names)
+        predictions = CounterMetricFamily(
+            "modelhost_version_predictions", "Predictions given to a runner", labels=names
+        )
+        ready = GaugeMetricFamily("modelhost_version_ready", "1 when loaded", labels=names)
+        restarts = GaugeMetricFamily("modelhost_version_restarts", "Runners that died", labels=names)
+        corrupt = GaugeMetricFamily("modelhost_version_corrupt", "1 when the stored file lost its digest", labels=names)
+        for version in list(self._inventory.hosted.values()):
+            labels = (version.manifest.model, str(version.manifest.version))
+            memory.add_metric(labels, version.memory_bytes)
+            waiting.add_metric(labels, version.busy)
+            predictions.add_metric(labels, version.predictions)
+            ready.add_metric(labels, version.state == "READY")
+            restarts.add_metric(labels, version.restarts)
+            corrupt.add_metric(labels, version.error is not None and version.error.code == "MODEL_CORRUPT")
+        return (memory, waiting, predictions, ready, restarts, corrupt)
+
+
+def _make_flask(host_id: str, inventory: Inventory) -> Flask:
+    registry = CollectorRegistry()
+    registry.register(_Versions(inventory))
+    return make_app(
+        "modelhost",
+        modelhost_routes(host_id, inventory),
+        health_routes(lambda: inventory.ready, lambda: exposition(registry)),
+    )

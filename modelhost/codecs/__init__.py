@@ -1,0 +1,1 @@
+"""Codecs: bytes of a protocol to named arrays, and back."""

@@ -1,0 +1,216 @@
+"""Which versions are hosted here: every default and every pinned one, others on first use, within a memory budget.
+
+Follows the repository: what is no longer the default is unloaded when its requests have ended, what was deleted too.
+Over the budget the least recently used leaves first.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from mlbuffet.errors import MLBuffetError, NotLoadedError
+from mlbuffet.index import Index, ModelEntry, model_file, read_manifest, version_folder
+from mlbuffet.manifest import Manifest
+from modelhost.hosting import HostedVersion, read_key
+from modelhost.settings import ModelhostSettings
+from modelhost.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_FOLLOW_S = 0.2
+_SWEEP_S = 0.02
+_LINGER_S = 1.0  # an inferrer that resolved the old default a moment ago still finds it loaded
+_START_S = 20.0
+_RUNNER_BYTES = 12 << 20
+
+
+class Inventory:
+    """All hosted versions by their channel key."""
+
+    def __init__(
+        self, index: Index, supervisor: Supervisor, settings: ModelhostSettings, changed: Callable[[], None]
+    ) -> None:
+        self._index = index
+        self._supervisor = supervisor
+        self._settings = settings
+        self._changed = changed
+        self._budget = settings.budget_bytes
+        self._defaults: dict[str, bytes] = {}
+        self._seen = -1
+        self._leaving: set[asyncio.Task[None]] = set()
+        self.hosted: dict[bytes, HostedVersion] = {}
+        self.ready = False
+
+    def states(self) -> dict[str, list[str]]:
+        """What the inferrers are told of each version."""
+        return {key.decode(): version.describe() for key, version in self.hosted.items()}
+
+    def find(self, key: bytes) -> HostedVersion:
+        """The version that a request names, loaded on first use.
+
+        Raises:
+            NotLoadedError: these bytes are not in the repository.
+        """
+        found = self.hosted.get(key)
+        if found is not None and found.state != "UNLOADING":
+            return found
+        named = read_key(key)
+        manifest = read_manifest(version_folder(self._index.root, *named)) if named else None
+        if manifest is None or manifest.key != key:
+            msg = "this version is not here"
+            raise NotLoadedError(msg)
+        return self.host(manifest)
+
+    def host(self, manifest: Manifest) -> HostedVersion:
+        """Begin to load a version unless it is here; one that had failed is tried anew."""
+        present = self.hosted.get(manifest.key)
+        if present is not None and present.state not in {"UNAVAILABLE", "UNLOADING"}:
+            return present
+        self._make_room(manifest.size_bytes + _RUNNER_BYTES)
+        settings = self._settings
+        version = HostedVersion(
+            manifest,
+            model_file(self._index.root, manifest),
+            self._supervisor,
+            self._changed,
+            threads=settings.threads,
+            queue_limit=settings.queue,
+        )
+        self.hosted[manifest.key] = version
+        return version
+
+    def _make_room(self, needed_bytes: int) -> None:
+        """Unload what was used least recently until the budget has room."""
+        used = self._used_bytes()
+        for key in eviction_order(self.hosted):
+            if used + needed_bytes <= self._budget:
+                return
+            used -= self.hosted[key].memory_bytes
+            self._unload(key, linger_s=0)
+
+    def _unload(self, key: bytes, *, linger_s: float) -> None:
+        version = self.hosted[key]
+
+        async def leave() -> None:
+            await asyncio.sleep(linger_s)
+            if linger_s and self._defaults.get(version.manifest.model) == key:
+                return  # rolled back meanwhile
+            await version.unload()
+            if self.hosted.get(key) is version:
+                del self.hosted[key]
+            self._changed()
+            fields = {"model": version.manifest.model, "version": version.manifest.version}
+            log.info("version unloaded", extra=fields)
+
+        task = asyncio.get_running_loop().create_task(leave())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def follow(self) -> None:
+        """Keep in step with the repository for ever; ready once all that is wanted has been tried."""
+        while True:
+            if self._index.current() != self._seen:
+                await self._catch_up()
+            await asyncio.sleep(_FOLLOW_S)
+
+    async def _catch_up(self) -> None:
+        self._seen = self._index.refresh()
+        models = self._index.models()
+        before, self._defaults = self._defaults, {name: entry.manifest.key for name, entry in models.items()}
+        for version in self.hosted.values():
+            version.refresh(models.get(version.manifest.model))
+        for key in gone(self.hosted, before, models, self._exists):
+            self._unload(key, linger_s=_LINGER_S)
+        # What left for want of room comes back when it is used, not with the next change of another model.
+        await self._load_missing(
+            manifest
+            for manifest in wanted(models.values())
+            if manifest.key not in self.hosted
+            and (not self.ready or manifest.pinned or before.get(manifest.model) != manifest.key)
+        )
+        if not self.ready:
+            self.ready = True
+            self._changed()
+
+    async def _load_missing(self, manifests: Iterable[Manifest]) -> None:
+        """Load what there is room for, the rest is loaded on first use. Only the start waits for each, a while."""
+        for manifest in manifests:
+            if not self._has_room(manifest):
+                return
+            version = self.host(manifest)
+            if self.ready:
+                continue
+            try:
+                async with asyncio.timeout(_START_S):
+                    await version.settled()
+            except (MLBuffetError, TimeoutError) as error:
+                log.warning("not loaded at start", extra={"model": manifest.model, "why": str(error)})
+
+    def _has_room(self, manifest: Manifest) -> bool:
+        return self._used_bytes() + manifest.size_bytes + _RUNNER_BYTES <= self._budget
+
+    def _used_bytes(self) -> int:
+        """What all versions take; one that is still loading counts with what it is expected to take."""
+        return sum(
+            version.memory_bytes or version.manifest.size_bytes + _RUNNER_BYTES
+            for version in self.hosted.values()
+            if version.state != "UNAVAILABLE"
+        )
+
+    def _exists(self, manifest: Manifest) -> bool:
+        """Tell whether a version's bytes are still in the repository."""
+        stored = read_manifest(version_folder(self._index.root, manifest.model, manifest.version))
+        return stored is not None and stored.key == manifest.key
+
+    async def sweep(self) -> None:
+        """Keep the deadlines for ever."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_ns = time.monotonic_ns()
+            for version in list(self.hosted.values()):
+                if version.busy:
+                    version.expire(now_ns)
+
+
+def wanted(models: Iterable[ModelEntry]) -> list[Manifest]:
+    """What is to be loaded without being asked for: pinned versions first, then defaults, the newest first. Pure."""
+    manifests = [
+        manifest
+        for entry in models
+        for manifest in entry.versions.values()
+        if manifest.pinned or manifest.version == entry.default
+    ]
+    return sorted(manifests, key=lambda manifest: (manifest.pinned, manifest.created), reverse=True)
+
+
+def gone(
+    hosted: Mapping[bytes, HostedVersion],
+    defaults_before: Mapping[str, bytes],
+    models: Mapping[str, ModelEntry],
+    exists: Callable[[Manifest], bool],
+) -> list[bytes]:
+    """Hosted versions to unload: deleted, or the default before and not pinned."""
+    keys = []
+    for key, version in hosted.items():
+        entry = models.get(version.manifest.model)
+        is_default = entry is not None and entry.manifest.key == key
+        pinned = (
+            entry is not None
+            and version.manifest.version in entry.versions
+            and entry.versions[version.manifest.version].pinned
+        )
+        superseded = defaults_before.get(version.manifest.model) == key and not is_default and not pinned
+        if superseded or (not is_default and not exists(version.manifest)):
+            keys.append(key)
+    return keys
+
+
+def eviction_order(hosted: Mapping[bytes, HostedVersion]) -> list[bytes]:
+    """Keys in the order in which they may leave: least recently used first; never pinned ones or those in use."""
+    idle = [
+        (version.used_at, key)
+        for key, version in hosted.items()
+        if not version.manifest.pinned and not version.busy and version.state == "READY"
+    ]
+    return [key for _, key in sorted(idle)]

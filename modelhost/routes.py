@@ -1,0 +1,32 @@
+"""The modelhost's own HTTP routes, on loopback: health, what is loaded, metrics."""
+
+from flask import Blueprint, Response
+
+from mlbuffet.chassis.web import answer
+from modelhost.inventory import Inventory
+
+
+def modelhost_routes(host_id: str, inventory: Inventory) -> Blueprint:
+    """What an operator may look at."""
+    routes = Blueprint("modelhost", __name__)
+
+    @routes.get("/")
+    def show() -> Response:
+        """Say who this is and what is loaded."""
+        versions = [
+            {
+                "model": version.manifest.model,
+                "version": version.manifest.version,
+                "state": version.state,
+                "reason": version.error.message if version.error else "",
+                "memory_bytes": version.memory_bytes,
+                "waiting": version.busy,
+                "predictions": version.predictions,
+                "restarts": version.restarts,
+                "pid": version.pid,
+            }
+            for version in list(inventory.hosted.values())
+        ]
+        return answer({"modelhost": host_id, "ready": inventory.ready, "versions": versions})
+
+    return routes

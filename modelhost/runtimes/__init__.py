@@ -1,0 +1,1 @@
+"""Runtimes: what executes a model. Each module here is the only import of its library."""

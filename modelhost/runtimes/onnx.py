@@ -1,0 +1,141 @@
+"""ONNX Runtime sessions: the only import of onnxruntime. Runs in a runner or in a check, never in a server process."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from mlbuffet.errors import InvalidModelError, InvalidValueError, ModelCorruptError
+from mlbuffet.manifest import Signature, TensorSpec
+
+_DATATYPES = {
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(float16)": "FP16",
+    "tensor(bool)": "BOOL",
+    "tensor(string)": "BYTES",
+} | {f"tensor({sign}int{bits})": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "BYTES": np.dtype(object),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+} | {f"{sign}INT{bits}": np.dtype(f"{sign}int{bits}".lower()) for sign in ("", "U") for bits in (8, 16, 32, 64)}
+
+_QUIET = 4  # fatal only: what goes wrong is told in the exception, and standard error belongs to nobody
+_PATHS = re.compile(r"(?:/[\w.+-]+){2,}(?::\d+)?\S*")
+_MESSAGE = 300
+
+
+class Terminated(Exception):  # noqa: N818 - it is no error: it was asked for
+    """The run was stopped from outside."""
+
+
+class OnnxModel:
+    """One model ready to run. Not safe for use by several threads, but for `terminate`."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        """Build the session.
+
+        Raises:
+            InvalidModelError: the bytes are not a model that can be loaded.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _QUIET
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base of their own
+            msg = f"the file is not a model that can be loaded: {clean_message(error)}"
+            raise InvalidModelError(msg) from None
+        self.signature = Signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = _QUIET
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str]) -> list[Any]:
+        """Run once; the outputs in the order asked for.
+
+        Raises:
+            InvalidValueError: the model refuses these values.
+            Terminated: `terminate` was called meanwhile.
+        """
+        try:
+            return self._session.run(outputs, feeds, self._options)  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001 - as above
+            if self._options.terminate:
+                self._options.terminate = False
+                raise Terminated from None
+            msg = f"the model refused these values: {clean_message(error)}"
+            raise InvalidValueError(msg) from None
+
+    def terminate(self) -> None:
+        """Ask the run that is going on to stop, from another thread; one big kernel may not listen."""
+        self._options.terminate = True
+
+    def trial_feeds(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Inputs of the right shape and type, 1 for each dynamic axis, to try and warm the model with.
+
+        Raises:
+            InvalidModelError: an input is of a type that cannot be fed.
+        """
+        feeds = {}
+        for spec in self.signature.inputs:
+            dtype = DTYPES.get(spec.datatype)
+            if dtype is None:
+                msg = f"the input {spec.name[:80]!a} has the type {spec.datatype}, which cannot be sent"
+                raise InvalidModelError(msg)
+            shape = [1 if axis is None else axis for axis in spec.shape]
+            feeds[spec.name] = np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
+        return feeds
+
+    def try_out(self) -> str:
+        """Run once on made-up inputs; returns why that failed, which an honest model may, or nothing."""
+        try:
+            self.run(self.trial_feeds(), [spec.name for spec in self.signature.outputs])
+        except InvalidValueError as error:
+            return error.message
+        return ""
+
+
+def read_verified(path: Path, digest: str) -> bytes:
+    """A model file's bytes, if they are the ones recorded.
+
+    Raises:
+        ModelCorruptError: they are not, or cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        msg = "the stored model file cannot be read"
+        raise ModelCorruptError(msg) from None
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+        msg = f"the stored model file no longer has its digest {digest}"
+        raise ModelCorruptError(msg)
+    return data
+
+
+def clean_message(error: Exception) -> str:
+    """The runtime's message without paths of the machine it was built on, in one printable line."""
+    text = _PATHS.sub("", " ".join(str(error).split()))
+    text = text.rpartition("] : ")[2] if text.startswith("[ONNXRuntimeError]") else text
+    return "".join(char if char.isprintable() else "?" for char in text)[:_MESSAGE]
+
+
+def _specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """The runtime's words for tensors in ours; what is no tensor keeps the runtime's type."""
+    return tuple(
+        TensorSpec(
+            arg.name,
+            _DATATYPES.get(arg.type, arg.type),
+            tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in arg.shape),
+        )
+        for arg in args
+    )

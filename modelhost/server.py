@@ -1,0 +1,138 @@
+"""The data channel's end at the modelhost: predictions to their versions, calls to what carries them out."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+
+from mlbuffet.channel import FrameProtocol, Kind
+from mlbuffet.errors import MLBuffetError, NotFoundError, NotLoadedError
+from mlbuffet.index import read_manifest, staging_folder, version_folder
+from mlbuffet.manifest import MODEL_FILE
+from modelhost.hosting import Waiting, send_error
+from modelhost.inventory import Inventory
+from modelhost.supervisor import Supervisor
+from modelhost.tasks import CHECK_S, CheckTask
+
+log = logging.getLogger(__name__)
+
+_HEARTBEAT_S = 0.5
+_STAGED = re.compile(r"[0-9a-f]{32}")
+
+Operation = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class ChannelServer:
+    """All inferrers that are connected, and what they may ask for."""
+
+    def __init__(self, host_id: str, root: Any, supervisor: Supervisor) -> None:  # noqa: ANN401 - pathlib.Path
+        self.id = host_id
+        self._root = root
+        self._supervisor = supervisor
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told = False
+        self.links: set[InferrerLink] = set()
+        self.inventory: Inventory
+        self.operations: Mapping[str, Operation] = {"check": self._check, "echo": self._echo, "load": self._load}
+
+    def link(self) -> "InferrerLink":
+        """Make the protocol for a new inferrer."""
+        return InferrerLink(self)
+
+    def changed(self) -> None:
+        """Tell every inferrer the new state, once for all changes of this turn of the loop."""
+        if not self._told:
+            self._told = True
+            self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._told = False
+        state = self.state()
+        for link in self.links:
+            link.send(Kind.STATE, 0, b"", 0, 0, state)
+
+    def state(self) -> bytes:
+        """This modelhost's word on itself."""
+        return orjson.dumps({"id": self.id, "ready": self.inventory.ready, "versions": self.inventory.states()})
+
+    async def beat(self) -> None:
+        """Show every inferrer that this process is alive, for ever."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT_S)
+            for link in self.links:
+                link.send(Kind.STATE, 0, b"", 0, 0, b"")
+
+    def call(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes) -> None:
+        """Carry out a call; its answer goes back when it is done."""
+        task = self._loop.create_task(self._carry_out(link, frame_id, operation, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes) -> None:
+        try:
+            if operation not in self.operations:
+                msg = f"the operation {operation[:80]!a} is not known here"
+                raise NotFoundError(msg)
+            result = await self.operations[operation](orjson.loads(body))
+        except MLBuffetError as error:
+            send_error(link, frame_id, error)
+        except Exception:
+            log.exception("call failed", extra={"operation": operation})
+            send_error(link, frame_id, MLBuffetError("the modelhost failed; its log has the details"))
+        else:
+            link.send(Kind.REPLY, 0, b"", frame_id, 0, orjson.dumps(result))
+
+    async def _echo(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        log.info("echo", extra={"element": arguments["element"]})
+        return {"modelhost": self.id, "element": arguments["element"]}
+
+    async def _check(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        staged = str(arguments["staged"])
+        if not _STAGED.fullmatch(staged):
+            msg = "no such staged upload"
+            raise NotFoundError(msg)
+        path = staging_folder(self._root) / staged / MODEL_FILE
+        return await self._supervisor.check(CheckTask(str(path), str(arguments["digest"])), CHECK_S)
+
+    async def _load(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        manifest = read_manifest(version_folder(self._root, str(arguments["model"]), int(arguments["version"])))
+        if manifest is None:
+            msg = "this version is not here"
+            raise NotLoadedError(msg)
+        await self.inventory.host(manifest).settled()
+        return {"modelhost": self.id}
+
+
+class InferrerLink(FrameProtocol):
+    """The channel to one inferrer process."""
+
+    def __init__(self, server: ChannelServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say at once who this is and what is loaded."""
+        super().connection_made(transport)
+        self._server.links.add(self)
+        self.send(Kind.STATE, 0, b"", 0, 0, self._server.state())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the inferrer."""
+        super().connection_lost(exc)
+        self._server.links.discard(self)
+
+    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+        """Give a prediction to its version, a call to its operation."""
+        if kind == Kind.PREDICT:
+            waiting = Waiting(self, frame_id, codec, time.monotonic_ns() + time_ns, body)
+            try:
+                self._server.inventory.find(key).submit(waiting)
+            except MLBuffetError as error:
+                waiting.refuse(error)
+        elif kind == Kind.CALL:
+            self._server.call(self, frame_id, key.decode("ascii", "replace"), body)

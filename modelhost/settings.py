@@ -1,0 +1,62 @@
+"""Settings of the modelhost: environment variables with the prefix `MODELHOST_`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlbuffet.chassis.settings import Level, SettingsError, read_settings
+from mlbuffet.endpoints import Address, is_loopback
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_BUDGET_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class ModelhostSettings:
+    """Every setting with its default; docs/settings.md says more of each."""
+
+    id: str = ""
+    channel: str = "unix:/run/mlbuffet/modelhost.sock"
+    tls_folder: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8003
+    repository: str = "repository"
+    memory_bytes: int = 0
+    threads: int = 1
+    queue: int = 1024
+    log_level: Level = "INFO"
+
+    @property
+    def budget_bytes(self) -> int:
+        """Memory that loaded models may take: as asked for, else 40 % of what the machine or the container has."""
+        return self.memory_bytes or int(_available_bytes() * _BUDGET_SHARE)
+
+
+def _available_bytes() -> int:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def read_modelhost_settings() -> ModelhostSettings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: it does not describe a modelhost, or one open to the network.
+    """
+    settings = read_settings(ModelhostSettings, "MODELHOST_", os.environ)
+    try:
+        address = Address.parse(settings.channel)
+    except ValueError as error:
+        msg = f"MODELHOST_CHANNEL: {error}"
+        raise SettingsError(msg) from None
+    if settings.tls_folder is None and not address.is_local:
+        msg = f"beyond loopback the data channel needs MODELHOST_TLS_FOLDER; MODELHOST_CHANNEL is {settings.channel!r}"
+        raise SettingsError(msg)
+    if not is_loopback(settings.host):
+        msg = f"health and metrics are served on loopback only; MODELHOST_HOST is {settings.host!r}"
+        raise SettingsError(msg)
+    return settings

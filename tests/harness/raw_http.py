@@ -1,0 +1,56 @@
+"""One HTTP request as bytes on a connection of its own, and the answer as it came: for what client libraries mend."""
+
+import socket
+from dataclasses import dataclass
+from http.client import HTTPResponse
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer; `headers` in the order and the case in which they came."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The one value of a header field; None without it."""
+        values = [value for key, value in self.headers if key.lower() == name.lower()]
+        assert len(values) <= 1, (name, values)
+        return values[0] if values else None
+
+
+def message(
+    method: str = "POST",
+    path: str = "/",
+    headers: dict[str, str] | list[tuple[str, str]] | None = None,
+    body: bytes = b"",
+    version: str = "1.1",
+) -> bytes:
+    """A request with exactly these header fields, Host and the body's length unless they are among them."""
+    fields = list(headers.items()) if isinstance(headers, dict) else list(headers or ())
+    names = {name.lower() for name, _ in fields}
+    if "host" not in names:
+        fields.insert(0, ("Host", "127.0.0.1"))
+    if not names & {"content-length", "transfer-encoding"} and (body or method in {"POST", "PUT"}):
+        fields.append(("Content-Length", str(len(body))))
+    lines = [f"{method} {path} HTTP/{version}", *(f"{name}: {value}" for name, value in fields), "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def chunked(*pieces: bytes, extension: bytes = b"", trailer: bytes = b"") -> bytes:
+    """A body in chunks."""
+    chunks = b"".join(b"%x%b\r\n%b\r\n" % (len(piece), extension, piece) for piece in pieces)
+    return chunks + b"0\r\n" + trailer + b"\r\n"
+
+
+def exchange(port: int, request: bytes, method: str = "POST", timeout_s: float = 20) -> Answer:
+    """Send a request and read its final answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as sock:
+        sock.sendall(request)
+        response = HTTPResponse(sock, method=method)
+        try:
+            response.begin()
+            return Answer(response.status, tuple(response.getheaders()), response.read())
+        finally:
+            response.close()

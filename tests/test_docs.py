@@ -1,0 +1,196 @@
+"""What the pages say is what the product does: commands run as printed, tables equal to the code, links lead somewhere.
+
+A command is run as it stands; only the port is another one, because 8002 may be taken.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.harness import readme
+from tests.harness.platform import ROOT, SAMPLES, RunningPlatform, free_port, wait_until
+
+PORT = ":8002"
+MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:home|mnt|opt|private|root|tmp|Users|usr|work)/")
+FAMILY = re.compile(r"^# TYPE (\w+) ", re.MULTILINE)
+
+
+def page(path: str | Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the repository as far as commands need it."""
+    root = tmp_path / "mlbuffet"
+    shutil.copytree(SAMPLES, root / "models")
+    (root / ".venv").symlink_to(sys.prefix)
+    return root
+
+
+@pytest.fixture
+def started(folder: Path) -> Iterator[int]:
+    """The platform as `make run` starts it; its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--port", str(port), "--samples", "models"]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+    try:
+        wait_until(lambda: "MLBuffet is ready" in log.read_text(encoding="utf-8"), 30, "mlbuffet up being ready")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_readme_does_what_it_says(folder: Path, started: int) -> None:
+    examples = list(readme.examples(page("README.md").replace(PORT, f":{started}")))
+    assert len(examples) > 10  # the reading of the page is not broken
+    for example in examples:
+        printed = readme.run(example, folder, {"MLBUFFET_URL": f"http://127.0.0.1:{started}"})
+        if example.output is not None:
+            assert readme.is_as_shown(example.output, printed), (
+                f"README.md, line {example.line}:\n{example.code}\nshown:\n{example.output}\nprinted:\n{printed}"
+            )
+
+
+def ask(line: str, folder: Path, platform: RunningPlatform) -> str:
+    """Run a curl line against the platform; returns the status."""
+    code = line.replace(PORT, f":{platform.port}") + " --silent --write-out '\\n%{http_code}'"
+    return readme.run(readme.Example(0, "sh", code, None), folder, {}).rpartition("\n")[2]
+
+
+def in_working_order(lines: list[str]) -> list[str]:
+    """Uploads before what needs them, deletes last."""
+    return sorted(lines, key=lambda line: (line.count("-X DELETE"), -line.count("-X PUT")))
+
+
+def test_help_can_be_followed(folder: Path, platform: RunningPlatform) -> None:
+    lines = readme.curl_lines(requests.get(f"{platform.url}/help", timeout=10).text)
+    assert len(lines) > 10
+    answers = {line: ask(line, folder, platform) for line in in_working_order(lines)}
+    assert {line: status for line, status in answers.items() if not status.startswith("2")} == {}
+
+
+def test_api_examples_can_be_followed(folder: Path, platform: RunningPlatform) -> None:
+    lines = readme.curl_lines(page("docs/api.md"))
+    assert len(lines) > 8
+    answers = {line: ask(line, folder, platform) for line in lines}
+    assert {line: status for line, status in answers.items() if not status.startswith("2")} == {}
+
+
+def test_api_has_every_route_and_no_other(shared_platform: RunningPlatform) -> None:
+    text = requests.get(f"{shared_platform.url}/help", timeout=10).text
+    rules = re.findall(r"^([A-Z]+(?: [A-Z]+)*) (/\S*)$", text, re.MULTILINE)
+    routes = {f"{method} {rule}" for methods, rule in rules for method in methods.split()}
+    described = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^\s`]*)`", page("docs/api.md")))
+    assert routes
+    assert described == routes
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_metrics_page_has_every_metric_and_no_other(shared_platform: RunningPlatform) -> None:
+    started = next(
+        record for record in shared_platform.records("modelhost-1") if record["event"] == "modelhost started"
+    )
+    assert shared_platform.predict("iris.onnx", [2, 5, 1, 4]).status_code == 200
+
+    def exposed(url: str) -> set[str]:
+        return set(FAMILY.findall(requests.get(f"{url}/metrics", timeout=10).text))
+
+    # A process moves what it counted to where all can read it once a second.
+    wait_until(lambda: "model_request_operations_total" in exposed(shared_platform.url), 5, "the prediction's count")
+    found = exposed(shared_platform.url) | exposed(f"http://127.0.0.1:{started['port']}")
+    shown = {name for name in readme.table_names(page("docs/metrics.md")) if name != "Name"}
+    assert shown == found
+
+
+def test_dependencies_page_has_every_dependency_with_its_floor() -> None:
+    extras = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]
+    wanted = {re.sub(r"\[.*?\]", "", entry) for entries in extras.values() for entry in entries}
+    named = {tuple(entry.split(">=")) for entry in wanted if ">=" in entry}
+    assert {entry for entry in wanted if ">=" not in entry} == {"mlbuffet"}
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", page("docs/dependencies.md"), re.MULTILINE)
+    assert set(rows) == named
+
+
+@pytest.mark.parametrize("path", readme.markdown_files(), ids=str)
+def test_links_lead_somewhere(path: Path) -> None:
+    missing = []
+    for link in readme.links(page(path)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        found = (ROOT / path).parent / target if target else ROOT / path
+        if not found.exists() or (anchor and anchor not in readme.anchors(found.read_text(encoding="utf-8"))):
+            missing.append(link)
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", readme.markdown_files(), ids=str)
+def test_pages_hold_no_path_of_a_machine(path: Path) -> None:
+    assert MACHINE_PATH.findall(page(path)) == []
+
+
+def test_records_are_listed_and_numbered_without_gaps() -> None:
+    names = sorted(path.name for path in (ROOT / "docs/adr").glob("[0-9]*.md"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+    assert readme.links(page("docs/adr/README.md")) == names
+    for name in names:
+        assert page(f"docs/adr/{name}").startswith(f"# {int(name[:4])}. ")
+
+
+# The harness itself --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ('{"values":[1]}', '{"values":[1]}\n', True),
+        ('{"values":[1]}', '{"values":[2]}', False),
+        ('{…"values":[1]}', '{"http_status":{"code":200},"values":[1]}', True),
+        ('{…"values":[1]}', '{"http_status":{"code":200},"values":[1],"more":1}', False),
+        ("one\n…\nthree", "one  \ntwo\ntwo\nthree", True),
+        ("a.c", "abc", False),
+    ],
+)
+def test_output_is_compared_to_the_letter_but_for_the_wildcard(shown: str, printed: str, *, same: bool) -> None:
+    assert readme.is_as_shown(shown, printed) is same
+
+
+def test_examples_are_read_with_their_output() -> None:
+    text = (
+        "```sh\necho a\n```\n\n```text\na\n```\n\n<!-- not run by the tests: it runs on -->\n```sh\nmake run\n```\n\n"
+        "```python\nprint(1)\n```\n\nIt prints:\n\n```text\n1\n```\n"
+    )
+    assert list(readme.examples(text)) == [
+        readme.Example(1, "sh", "echo a\n", "a\n"),
+        readme.Example(14, "python", "print(1)\n", None),
+    ]
+
+
+def test_a_failing_command_fails_the_example(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="line 7"):
+        readme.run(readme.Example(7, "sh", "false\necho on", None), tmp_path, {})

@@ -1,0 +1,145 @@
+"""The platform as child processes: settings, samples, log lines, and a child that is kept and stopped."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from mlbuffet.local import Platform, _Service, child_settings, copy_samples, readable
+from tests.harness.platform import SAMPLES
+
+FOREVER = "import os, signal, sys\nprint('up', os.getpid(), flush=True)\nsignal.pause()\n"
+
+
+def test_each_service_gets_its_settings(tmp_path: Path) -> None:
+    settings = child_settings(Platform(port=9000, modelhosts=2, repository=tmp_path, workers=3), Path("/sockets"))
+    assert list(settings) == ["modelhost-1", "modelhost-2", "inferrer"]
+    assert settings["modelhost-2"] == {
+        "MODELHOST_ID": "modelhost-2",
+        "MODELHOST_CHANNEL": "unix:/sockets/modelhost-2.sock",
+        "MODELHOST_PORT": "0",
+        "MODELHOST_REPOSITORY": str(tmp_path),
+    }
+    assert settings["inferrer"] == {
+        "INFERRER_PORT": "9000",
+        "INFERRER_WORKERS": "3",
+        "INFERRER_REPOSITORY": str(tmp_path),
+        "INFERRER_MODELHOSTS": "unix:/sockets",
+    }
+
+
+def test_children_get_an_absolute_repository() -> None:
+    settings = child_settings(Platform(repository=Path("here")), Path("/sockets"))
+    assert settings["inferrer"]["INFERRER_REPOSITORY"] == str(Path.cwd() / "here")
+
+
+def test_samples_fill_an_empty_repository_only(tmp_path: Path) -> None:
+    repository = tmp_path / "deep" / "repository"
+    copy_samples(SAMPLES, repository)
+    assert sorted(item.name for item in repository.iterdir()) == sorted(
+        item.parent.name for item in SAMPLES.glob("*/default")
+    )
+    (repository / "wine.onnx" / "default").write_text("7\n", encoding="ascii")
+    copy_samples(SAMPLES, repository)
+    assert (repository / "wine.onnx" / "default").read_text(encoding="ascii") == "7\n"
+
+
+def test_private_folders_do_not_make_a_repository_full(tmp_path: Path) -> None:
+    (tmp_path / ".mlbuffet").mkdir()
+    copy_samples(SAMPLES, tmp_path)
+    assert (tmp_path / "iris.onnx").is_dir()
+
+
+def test_log_line_is_readable() -> None:
+    record = {
+        "time": "2026-01-01T12:00:00.250+00:00",
+        "level": "INFO",
+        "service": "modelhost",
+        "pid": 7,
+        "event": "version loaded",
+        "model": "iris.onnx",
+        "version": 3,
+    }
+    shown = readable(orjson.dumps(record), "modelhost-1")
+    assert shown[2::3].startswith("::."), "a time of day"
+    assert shown.split(maxsplit=1)[1] == "modelhost-1  INFO    version loaded  model=iris.onnx version=3"
+
+
+@pytest.mark.parametrize("line", [b"plain text\n", b"{}\n", b"[1]\n", b"null\n", b'{"time": 3}\n'])
+def test_line_of_another_kind_is_shown_as_it_is(line: bytes) -> None:
+    assert readable(line, "inferrer").split(maxsplit=1) == ["inferrer", line.decode().strip()]
+
+
+def test_line_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in readable(b"\x1b[2Jgone\n", "inferrer")
+    assert "\\xff" in readable(b"\xff\n", "inferrer")
+
+
+def _service(folder: Path, script: str, say: Callable[[str], None]) -> _Service:
+    (folder / "child.py").write_text(script, encoding="utf-8")
+    return _Service("child-1", {"PYTHONPATH": str(folder)}, say)
+
+
+def _pids(lines: list[str]) -> list[int]:
+    return [int(line.split()[-1]) for line in lines if " up " in line]
+
+
+async def _until(check: Callable[[], object]) -> None:
+    async with asyncio.timeout(15):
+        while not check():
+            await asyncio.sleep(0.01)
+
+
+def test_child_that_dies_is_started_again_and_stopped_in_the_end(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    async def run() -> None:
+        service = _service(tmp_path, FOREVER, lines.append)
+        keeper = asyncio.create_task(service.keep())
+        await _until(lambda: len(_pids(lines)) == 1)
+        os.kill(_pids(lines)[0], signal.SIGKILL)
+        await _until(lambda: len(_pids(lines)) == 2)
+        await service.stop()
+        await asyncio.wait_for(keeper, 15)
+
+    asyncio.run(run())
+    assert "child-1 ended with status -9; starting it again" in lines
+    for pid in _pids(lines):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_line_over_the_limit_does_not_end_the_log(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    async def run() -> None:
+        service = _service(tmp_path, "print('x' * 3_000_000, flush=True)\n" + FOREVER, lines.append)
+        keeper = asyncio.create_task(service.keep())
+        await _until(lambda: _pids(lines))
+        await service.stop()
+        await asyncio.wait_for(keeper, 15)
+
+    asyncio.run(run())
+
+
+def test_child_that_is_just_starting_is_stopped_too(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    async def run() -> None:
+        service = _service(tmp_path, FOREVER, lines.append)
+        keeper = asyncio.create_task(service.keep())
+        await asyncio.sleep(0)  # the child is being made, and not known yet
+        await service.stop()
+        try:
+            await asyncio.wait_for(asyncio.shield(keeper), 5)
+        except TimeoutError:
+            for pid in _pids(lines):
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.wait_for(keeper, 15)
+            raise
+
+    asyncio.run(run())
