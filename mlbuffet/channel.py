@@ -40,6 +40,9 @@ class Kind(IntEnum):
     ERROR = 3
     CALL = 4
     STATE = 5
+    CANCEL = 6  # the client of the PREDICT with this id is gone
+    PING = 7
+    PONG = 8
 
 
 class Codec(IntEnum):

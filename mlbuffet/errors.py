@@ -52,6 +52,12 @@ class InvalidJSONError(BadRequestError):
     code = "INVALID_JSON"
 
 
+class InvalidNumberError(InvalidJSONError):
+    """A number that JSON does not have, or a whole number beyond 64 bits."""
+
+    code = "INVALID_NUMBER"
+
+
 class InvalidShapeError(BadRequestError):
     """The values do not have the shape that the model's input has."""
 
@@ -113,6 +119,13 @@ class DigestMismatchError(BadRequestError):
 
 
 # 401 to 408 --------------------------------------------------------------------------------------------------------
+
+
+class OriginRefusedError(MLBuffetError):
+    """A web page of another origin asks; without keys only pages of this server may."""
+
+    status = 403
+    code = "ORIGIN_REFUSED"
 
 
 class NotFoundError(MLBuffetError):
@@ -213,6 +226,13 @@ class UnsupportedTypeError(MLBuffetError):
     code = "UNSUPPORTED_TYPE"
 
 
+class MisdirectedError(MLBuffetError):
+    """The Host field names another server; without keys only the names of this one are taken."""
+
+    status = 421
+    code = "MISDIRECTED"
+
+
 # 422 to 431 --------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +247,24 @@ class InvalidModelError(UnprocessableError):
     """The file is not a model that can be loaded."""
 
     code = "INVALID_MODEL"
+
+
+class ModelUnsafeError(InvalidModelError):
+    """The model asks for what no model may: an operator of an unknown domain, a library of its own."""
+
+    code = "MODEL_UNSAFE"
+
+
+class ExternalDataError(InvalidModelError):
+    """The model keeps data in other files; a model is one file."""
+
+    code = "EXTERNAL_DATA_FORBIDDEN"
+
+
+class ModelTooComplexError(InvalidModelError):
+    """The model has more nodes, inputs or levels than are taken."""
+
+    code = "MODEL_TOO_COMPLEX"
 
 
 class HeadersTooLargeError(MLBuffetError):
@@ -249,6 +287,13 @@ class ModelOutputError(MLBuffetError):
     """The model's result has no form in the protocol."""
 
     code = "MODEL_OUTPUT_INVALID"
+
+
+class UnknownMethodError(MLBuffetError):
+    """HTTP has no such method."""
+
+    status = 501
+    code = "UNKNOWN_METHOD"
 
 
 class UnavailableError(MLBuffetError):
@@ -298,9 +343,16 @@ class ModelCorruptError(UnavailableError):
 
 
 class ModelFailedError(UnavailableError):
-    """The version does not load or keeps dying, and is out of service until an operator or an upload changes it."""
+    """The modelhost failed to run the version; it is out of service until an operator or an upload changes it."""
 
     code = "MODEL_FAILED"
+    retry_after_s = 60
+
+
+class ModelQuarantinedError(UnavailableError):
+    """Loading the version ended its process again and again; out of service until an operator or an upload lifts it."""
+
+    code = "MODEL_QUARANTINED"
     retry_after_s = 60
 
 
@@ -325,6 +377,13 @@ class StorageFullError(MLBuffetError):
     status = 507
     code = "STORAGE_FULL"
     retryable = True
+
+
+class ResourceLimitError(MLBuffetError):
+    """The request needs more memory than a model may take."""
+
+    status = 507
+    code = "RESOURCE_LIMIT"
 
 
 def all_errors(root: type[MLBuffetError] = MLBuffetError) -> Iterator[type[MLBuffetError]]:

@@ -1,5 +1,6 @@
 """What an HTTP request is here, what a client may send, and what a lane is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
@@ -60,6 +61,7 @@ class Request:
     body_limit = 0
     request_id = ""
     stream: "BodyStream | None" = None
+    on_gone: Callable[[], None] | None = None  # called on the event loop when the client left before its answer
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
