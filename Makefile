@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8002
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check lint format types contracts models docs lock bench clean
+.PHONY: help run test coverage check lint format types contracts models docs lock bench soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -58,6 +58,10 @@ docs: $(VENV)/dev ## Write the generated parts of the documentation
 
 bench: $(VENV)/dev ## Measure predictions beside the peers (needs wrk)
 	$(BIN)/python benchmarks/predict.py
+
+soak: $(VENV)/dev ## Run the long soak, then every test at its full size (hours)
+	$(BIN)/python -m benchmarks.soak
+	MLBUFFET_SOAK=1 $(BIN)/python -m pytest
 
 lock: | $(VENV)/python ## Write the locks anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -30,6 +30,14 @@ _TYPES = {
 INFERRER = {
     "host": "Address that the inferrer listens on. Loopback only in this release: there are no API keys yet.",
     "port": "Its port.",
+    "hosts": (
+        "Names, without port, that a request's `Host` may have beside loopback's: `localhost`, `127.0.0.0/8`, `[::1]`. "
+        "Any other one is answered `MISDIRECTED`."
+    ),
+    "origins": (
+        "Origins, as `https://models.example`, whose web pages may ask although they are not this server's. Any other "
+        "one is answered `ORIGIN_REFUSED`. For a proxy that changes `Host`."
+    ),
     "workers": "Processes that accept connections; 0 means one for each core that it may use.",
     "repository": "The model repository's folder. All inferrer processes stand on the same one.",
     "modelhosts": (
@@ -41,9 +49,17 @@ INFERRER = {
     ),
     "timeout_s": "Seconds that a prediction may take where the request does not say (`X-Request-Timeout-Ms`).",
     "upload_bytes": "The largest model file or form that is taken. A larger one is refused when it is announced.",
-    "threads": "Threads of each process that run Flask routes; another 256 requests may wait for one.",
+    "threads": (
+        "Threads of each process that run Flask routes, half of them for requests whose body is still coming; another "
+        "256 requests may wait for either half."
+    ),
     "drain_s": "Seconds that requests in flight get when the inferrer is stopped.",
-    "body_idle_s": "Seconds without a byte of a request's body after which it is answered `REQUEST_TIMEOUT`.",
+    "head_s": "Seconds that a request's head may take to arrive.",
+    "body_idle_s": (
+        "Seconds without a byte of a request's body after which it is answered `REQUEST_TIMEOUT`, and in which a "
+        "client is to take something of its answer. On the whole, both are to go at 500 bytes a second or faster."
+    ),
+    "keep_alive_s": "Seconds that a connection without a request is kept.",
     "sweep_s": "Seconds between two looks for what dead processes left in the repository, and the least age of that.",
     "slow_s": "Seconds above which a request that succeeded is logged too, as `slow request`.",
     "lane": "Whether JSON predictions are answered on the event loop, ahead of Flask. Off: same answers, slower.",
@@ -62,6 +78,10 @@ MODELHOST = {
     "repository": "The model repository's folder, the one that the inferrer writes.",
     "memory_bytes": (
         "Memory that loaded models may take together; 0 means 40 % of what the machine or the container has."
+    ),
+    "model_memory_bytes": (
+        "Memory that one model's process may take for itself; 0 means as much as all together. What needs more is "
+        "answered `RESOURCE_LIMIT`; a process that has grown to three quarters of it is replaced between two requests."
     ),
     "threads": "Threads that one model's runtime uses for one prediction.",
     "queue": "Requests of one model version that may wait or run; the next one is answered `QUEUE_FULL`.",

@@ -18,6 +18,7 @@ from inferrer.routes.models import model_routes
 from inferrer.routes.predictions import prediction_routes
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings
+from inferrer.telemetry import BalancingCounts
 from mlbuffet.chassis.telemetry import RequestCounts, exposition
 from mlbuffet.chassis.web import health_routes, log_slow, make_app, request_id, route
 from mlbuffet.endpoints import tls_context
@@ -47,6 +48,7 @@ class Inferrer:
         controlplane = ControlPlane(repository, index, dataplane)
         self.services = Services(settings, repository, index, dataplane, controlplane)
         self.counts = RequestCounts(registry)
+        self._balancing = BalancingCounts(registry, dataplane)
         self.lane = PredictionLane(dataplane, self.counts, settings.timeout_s, settings.slow_s)
         self.app = self._make_flask(registry)
         self._closed = threading.Event()
@@ -56,7 +58,7 @@ class Inferrer:
         services = self.services
 
         def metrics() -> bytes:
-            self.counts.flush()
+            self.flush()
             return exposition(registry)
 
         app = make_app(
@@ -82,6 +84,11 @@ class Inferrer:
             self.counts.count, route(), method, response.status_code, model
         )
         return response
+
+    def flush(self) -> None:
+        """Bring the counters up to date."""
+        self.counts.flush()
+        self._balancing.flush()
 
     def _look_after_repository(self) -> None:
         """Adopt what lies in the folder, then remove what dead processes left in it, again and again."""
@@ -111,5 +118,5 @@ class Inferrer:
     def close(self) -> None:
         """Drop the channels."""
         self._closed.set()
-        self.counts.flush()
+        self.flush()
         self.services.dataplane.close()

@@ -155,6 +155,18 @@ class ControlPlane:
         log.info("default version set", extra={"model": ref.name, "version": manifest.version})
         return manifest
 
+    def load(self, ref: ModelRef) -> Manifest:
+        """Load a version on every ready modelhost; one that had failed or is quarantined there is tried anew.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: it is not there.
+            UnavailableError: no modelhost could load it.
+        """
+        manifest = self._index.manifest(ref)
+        self._load_everywhere(manifest)
+        log.info("version loaded on purpose", extra={"model": ref.name, "version": manifest.version})
+        return manifest
+
     def _activate(self, entry: ModelEntry, manifest: Manifest) -> None:
         """Make a version the default unless it is; loading it lifts what had failed."""
         self._load_everywhere(manifest)

@@ -1,86 +1,69 @@
 """Predictions: resolve the version, choose a modelhost, send the body unread, wait no longer than the deadline.
 
 Lives on the event loop and answers by callback, because that is what the lane needs; Flask's threads use `predict` and
-`call`, which wait. A request whose modelhost is lost, or does not have the version, is tried once more elsewhere within
-a budget; everything else is answered as it came.
+`call`, which wait. A prediction whose modelhost is lost, silent or faulty, or does not have the version, is tried once
+more elsewhere within a budget; everything else is answered as it came.
 """
 
 import asyncio
 import logging
 import random
+import ssl
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from inferrer.balancer import choose_replica
-from inferrer.replicas import Call, Replica, Replicas
+from inferrer.replica import Call, Replica, is_fault
+from inferrer.replicas import Replicas
+from inferrer.retries import RetryBudget
+from inferrer.targets import Target, Targets
 from mlbuffet.channel import Codec, Kind
-from mlbuffet.chassis.web import JSON_TYPE, header_lines
-from mlbuffet.errors import MLBuffetError, NotLoadedError, ReplicaLostError, UnavailableError
+from mlbuffet.errors import (
+    BusyError,
+    ClientGoneError,
+    MLBuffetError,
+    NotLoadedError,
+    QueueFullError,
+    ReplicaLostError,
+    UnavailableError,
+)
 from mlbuffet.index import Index
-from mlbuffet.manifest import Manifest
-from mlbuffet.names import parse_ref
 
 log = logging.getLogger(__name__)
 
-Done = Callable[[MLBuffetError | None, bytes, "Target | None"], None]
+Done = Callable[[MLBuffetError | None, bytes, Target | None], None]
+Abandon = Callable[[Callable[[], None]], None]
 
 _SWEEP_S = 0.02
-_MAX_TARGETS = 10_000
-
-
-@dataclass(slots=True)
-class Target:
-    """What a name stands for at one generation, and who could serve it at one epoch."""
-
-    manifest: Manifest
-    key: bytes
-    reply_lines: bytes
-    candidates: list[Replica]
-    epoch: int
-
-
-def reply_headers(manifest: Manifest) -> list[tuple[str, str]]:
-    """What a prediction's answer says of itself."""
-    return [("Content-Type", JSON_TYPE), ("X-Model-Version", str(manifest.version))]
-
-
-class RetryBudget:
-    """Retries are a share of recent requests, so that they never multiply an overload. Pure but for the counts."""
-
-    def __init__(self, share: float = 0.2, floor: float = 10) -> None:
-        self._share = share
-        self._ceiling = floor * 10
-        self._tokens = floor
-
-    def request(self) -> None:
-        """Count a request."""
-        if self._tokens < self._ceiling:
-            self._tokens += self._share
-
-    def take(self) -> bool:
-        """Tell whether one more retry may be sent."""
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+_RETRIED = (NotLoadedError, ReplicaLostError, QueueFullError)
 
 
 class DataPlane:
     """The prediction path of one inferrer process."""
 
-    def __init__(self, index: Index, places: tuple[str, ...], tls: Any = None) -> None:  # noqa: ANN401 - SSLContext
+    def __init__(
+        self,
+        index: Index,
+        places: tuple[str, ...],
+        tls: ssl.SSLContext | None = None,
+        *,
+        most_bytes: int = 1 << 30,
+    ) -> None:
+        """`most_bytes` is how much the bodies in flight may hold together in this process."""
         self.index = index
-        self.replicas = Replicas(places, tls, self._failed)
+        self.replicas = Replicas(places, tls, self._failed, self._move_away)
         self.loop = asyncio.get_running_loop()
+        self.retries: Counter[str] = Counter()
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._rng = random.Random()  # noqa: S311 - chance, not secrecy
         self._budget = RetryBudget()
-        self._targets: dict[bytes, Target] = {}
-        self._generation = -1
+        self._targets = Targets(index, self.replicas)
         self._tasks = [self.loop.create_task(self.replicas.run()), self.loop.create_task(self._sweep())]
 
     def failed(self) -> bool:
@@ -100,94 +83,126 @@ class DataPlane:
 
     # On the event loop ----------------------------------------------------------------------------------------------
 
-    def start(self, ref: bytes, codec: Codec, body: bytes, timeout_s: float, done: Done) -> None:
+    def start(self, ref: bytes, codec: Codec, body: bytes, timeout_s: float, done: Done) -> Call:
         """Send a prediction; `done` is called once, later, with an error or the answer's body, and the target.
 
         Raises:
             MLBuffetError: it could not even be sent.
         """
-        target = self.target(ref)
+        target = self._targets.find(ref)
         self._budget.request()
+        if self._bytes + len(body) > self._most_bytes:
+            msg = "this process holds as many requests as it may"
+            raise BusyError(msg)
 
-        def finished(error: MLBuffetError | None, reply: bytes, _: Call) -> None:
-            done(error, reply, target)
+        def finished(error: MLBuffetError | None, reply: bytes, call: Call) -> None:
+            self._bytes -= len(call.body)
+            done(error, reply, call.target)
 
         call = Call(Kind.PREDICT, target.key, codec, body, time.monotonic() + timeout_s, finished)
-        call.ref = ref
-        choose_replica(target.candidates, self._rng).start(call)
+        call.ref, call.target = ref, target
+        self._send(call, target.candidates)
+        self._bytes += len(body)
+        return call
 
-    def target(self, ref: bytes) -> Target:
-        """What a name in a request stands for now.
+    def cancel(self, call: Call) -> None:
+        """Give a prediction up, because nobody waits for it any more: its `done` is not called."""
+        if call.replica is not None and call.replica.cancel(call):
+            self._bytes -= len(call.body)
+
+    def _send(self, call: Call, candidates: Sequence[Replica]) -> None:
+        """Send a request to one of these.
 
         Raises:
-            ModelNotFoundError, VersionNotFoundError, InvalidNameError, UnavailableError: nobody can answer for it.
+            UnavailableError: there is none.
+            BusyError: no one takes anything off its connection now.
         """
-        if self.index.current() != self._generation:
-            self._targets.clear()
-            self._generation = self.index.refresh()
-        target = self._targets.get(ref)
-        if target is None or target.epoch != self.replicas.epoch:
-            target = self._resolve(ref)
-            if len(self._targets) < _MAX_TARGETS:
-                self._targets[ref] = target
-        return target
+        replica = choose_replica(candidates, self._rng)
+        if replica.full:
+            free = [other for other in candidates if not other.full]
+            if not free:
+                msg = "the modelhosts do not keep up"
+                raise BusyError(msg)
+            replica = choose_replica(free, self._rng)
+        replica.start(call)
 
-    def _resolve(self, ref: bytes) -> Target:
-        manifest = self.index.manifest(parse_ref(ref.decode("utf-8", "replace")))
-        candidates = self._candidates(manifest.key.decode())
-        return Target(manifest, manifest.key, header_lines(reply_headers(manifest)), candidates, self.replicas.epoch)
+    def _failed(self, call: Call, error: MLBuffetError, replica: Replica) -> None:
+        """A modelhost did not answer a request as it should: try elsewhere where that is right."""
+        answer: MLBuffetError | None = error
+        if call.kind == Kind.PREDICT:
+            if is_fault(error):
+                self._blame(call, error, replica)
+            answer = self._send_again(call, error, replica)
+        if answer is not None:
+            call.done(answer, b"", call)
 
-    def _candidates(self, key: str) -> list[Replica]:
-        """Those that have the version loaded; else those that may load it; else any, to say why it does not load."""
-        ready = self.replicas.ready()
-        return (
-            [replica for replica in ready if replica.has(key)]
-            or [replica for replica in ready if key not in replica.versions]
-            or ready
-        )
+    def _blame(self, call: Call, error: MLBuffetError, replica: Replica) -> None:
+        """Hold a fault against a modelhost, unless two agree on it: then it is the request that is at fault."""
+        if call.blamed is None:
+            call.blamed = replica.standing
+            self.replicas.fault(replica, error.message)
+        else:
+            call.blamed.pardon(1)
 
-    def _failed(self, call: Call, error: MLBuffetError) -> None:
-        """A modelhost did not answer a request: try elsewhere where that is right."""
-        if call.kind == Kind.PREDICT and not call.retried and self._may_retry(error):
-            call.retried = True
+    def _send_again(self, call: Call, error: MLBuffetError, replica: Replica) -> MLBuffetError | None:
+        """Send a request once more where that is right; returns what to answer where it is not."""
+        if call.retried or not (is_fault(error) or isinstance(error, _RETRIED)):
+            return error
+        if isinstance(error, NotLoadedError):
+            self._targets.forget()  # what was not loaded there may have been replaced or deleted since
+        try:
+            target = self._targets.find(call.ref)
+            candidates = _elsewhere(target.candidates, error, replica)
+            # What never began costs nothing; all else is budgeted.
+            if not candidates or not (isinstance(error, NotLoadedError) or self._budget.take()):
+                return error
+            self._resend(call, target, candidates, error.code)
+        except MLBuffetError as other:
+            return other
+        return None
+
+    def _resend(self, call: Call, target: Target, candidates: Sequence[Replica], why: str) -> None:
+        call.retried = True
+        call.target, call.key = target, target.key
+        self._send(call, candidates)
+        self.retries[why] += 1
+
+    def _move_away(self, replica: Replica) -> None:
+        """Send what waits on an ejected modelhost once more elsewhere; what cannot be waits on, it may still come."""
+        for call in replica.movable():
             try:
-                self._generation = -1  # what was not loaded there may have been replaced or deleted since
-                target = self.target(call.ref)
-                call.key = target.key
-                choose_replica(target.candidates, self._rng).start(call)
-            except MLBuffetError as other:
-                error = other
-            else:
-                return
-        call.done(error, b"", call)
-
-    def _may_retry(self, error: MLBuffetError) -> bool:
-        """Tell whether a request may be sent once more: what never began costs nothing, what was lost is budgeted."""
-        return isinstance(error, NotLoadedError) or (isinstance(error, ReplicaLostError) and self._budget.take())
+                target = self._targets.find(call.ref)
+                candidates = [other for other in target.candidates if other is not replica and other.ready]
+                if not candidates or not self._budget.take():
+                    return
+                replica.cancel(call)
+                self._resend(call, target, candidates, "EJECTED")
+            except MLBuffetError as error:
+                replica.cancel(call)
+                call.done(error, b"", call)
 
     async def _sweep(self) -> None:
-        """End overdue requests; notice modelhosts that fell silent."""
-        silent: set[Replica] = set()
+        """End overdue requests; let the retry budget grow old."""
         while True:
             await asyncio.sleep(_SWEEP_S)
+            self._budget.age(_SWEEP_S)
             now = time.monotonic()
             for replica in self.replicas.all():
                 if replica.in_flight:
                     replica.expire(now)
-            now_silent = {replica for replica in self.replicas.all() if not replica.ready}
-            if now_silent != silent:
-                silent = now_silent
-                self.replicas.changed()
 
     # From other threads ---------------------------------------------------------------------------------------------
 
-    def predict(self, ref: bytes, codec: Codec, body: bytes, timeout_s: float) -> tuple[bytes, Target]:
-        """Send a prediction and wait for its answer.
+    def predict(
+        self, ref: bytes, codec: Codec, body: bytes, timeout_s: float, abandon: Abandon | None = None
+    ) -> tuple[bytes, Target]:
+        """Send a prediction and wait for its answer; `abandon` is given what ends the wait when the client is gone.
 
         Raises:
             MLBuffetError: what the client is to be told.
         """
         future: Future[tuple[bytes, Target]] = Future()
+        started: list[Call] = []
 
         def done(error: MLBuffetError | None, reply: bytes, target: Target | None) -> None:
             if error is not None:
@@ -197,12 +212,22 @@ class DataPlane:
 
         def start() -> None:
             try:
-                self.start(ref, codec, body, timeout_s, done)
+                started.append(self.start(ref, codec, body, timeout_s, done))
             except MLBuffetError as error:
                 future.set_exception(error)
 
+        def give_up() -> None:
+            if not future.done():
+                self.cancel(started[0])
+                future.set_exception(ClientGoneError("the client is gone"))
+
         self.loop.call_soon_threadsafe(start)
+        if abandon is not None:
+            abandon(lambda: self._on_loop(give_up))
         return future.result()
+
+    def _on_loop(self, action: Callable[[], None]) -> None:
+        self.loop.call_soon_threadsafe(action)
 
     def call(
         self, replica: Replica | None, operation: str, timeout_s: float, **arguments: object
@@ -212,15 +237,19 @@ class DataPlane:
         body = orjson.dumps(arguments)
 
         def done(error: MLBuffetError | None, reply: bytes, _: Call) -> None:
-            if error is not None:
-                future.set_exception(error)
-            else:
+            try:
+                if error is not None:
+                    raise error
                 future.set_result(orjson.loads(reply))
+            except MLBuffetError as failure:
+                future.set_exception(failure)
+            except ValueError:
+                future.set_exception(MLBuffetError("the modelhost's answer cannot be read"))
 
         def start() -> None:
             call = Call(Kind.CALL, operation.encode(), Codec.NONE, body, time.monotonic() + timeout_s, done)
             try:
-                (replica or choose_replica(self.replicas.ready(), self._rng)).start(call)
+                self._send(call, [replica] if replica else self.replicas.ready())
             except MLBuffetError as error:
                 future.set_exception(error)
 
@@ -238,3 +267,13 @@ class DataPlane:
             msg = "no modelhost is ready"
             raise UnavailableError(msg)
         return ready
+
+
+def _elsewhere(candidates: Sequence[Replica], error: MLBuffetError, replica: Replica) -> Sequence[Replica]:
+    """Where a request may be sent after `replica` answered it with an error."""
+    if isinstance(error, NotLoadedError):
+        return candidates  # this one too: the name may stand for another version by now
+    others = [other for other in candidates if other is not replica]
+    if isinstance(error, QueueFullError):  # who is busier has no room either
+        return [other for other in others if other.in_flight <= replica.in_flight]
+    return [other for other in others if not other.standing.faults] or others

@@ -5,15 +5,25 @@ Flask, whose route gives the same answer for everything; tests/contract holds th
 """
 
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from inferrer.dataplane import DataPlane, Target
+from inferrer.dataplane import DataPlane
+from inferrer.replica import Call
+from inferrer.targets import Target
 from inferrer.terms import TIMEOUT_HEADER, check_encoding, codec_of, timeout_of
 from mlbuffet.channel import Codec
 from mlbuffet.chassis.connection import HttpConnection
 from mlbuffet.chassis.request import Request
 from mlbuffet.chassis.telemetry import RequestCounts
-from mlbuffet.chassis.web import NoLane, error_answer, header_lines, log_failure, log_slow
+from mlbuffet.chassis.web import (
+    CLIENT_GONE,
+    NoLane,
+    error_answer,
+    header_lines,
+    log_failure,
+    log_gone,
+    log_slow,
+)
 from mlbuffet.errors import MLBuffetError, UnsupportedTypeError
 
 _PREFIX, _SUFFIX = b"/api/v1/models/", b"/prediction"
@@ -74,7 +84,7 @@ class PredictionLane(NoLane):
                 log_slow(_ROUTE, seconds, request.request_id)
             connection.respond(request, 200, target.reply_lines, reply)
 
-        body = request.body[0] if len(request.body) == 1 else b"".join(request.body)
+        body = bytes(request.body[0]) if len(request.body) == 1 else b"".join(request.body)
         try:
             fields = request.fields
             timeout_s = self._timeout_s
@@ -83,14 +93,25 @@ class PredictionLane(NoLane):
             if b"content-encoding" in fields:
                 check_encoding(fields[b"content-encoding"].decode("latin-1"))
             ref = request.path[len(_PREFIX) : -len(_SUFFIX)]
-            self._dataplane.start(ref, Codec.BUFFET, body, timeout_s, done)
+            call = self._dataplane.start(ref, Codec.BUFFET, body, timeout_s, done)
+            request.on_gone = partial(self._give_up, request, call)
         except MLBuffetError as error:
             self._refuse(request, connection, error)
 
-    def _refuse(self, request: Request, connection: HttpConnection, error: MLBuffetError) -> None:
+    def _give_up(self, request: Request, call: Call) -> None:
+        """Have nobody compute what nobody waits for."""
+        self._dataplane.cancel(call)
+        self._count(request, CLIENT_GONE)
+        log_gone(_ROUTE, request.request_id)
+
+    def _count(self, request: Request, status: int) -> None:
+        """Count what was not answered with a prediction."""
         name = request.path[len(_PREFIX) : -len(_SUFFIX)].decode("ascii").partition(":")[0]
         model = name if name in self._dataplane.index.models() else ""
-        self._counts.count(_ROUTE, _METHODS[request.method], error.status, model)
+        self._counts.count(_ROUTE, _METHODS[request.method], status, model)
+
+    def _refuse(self, request: Request, connection: HttpConnection, error: MLBuffetError) -> None:
+        self._count(request, error.status)
         log_failure(error, request.request_id, _ROUTE)
         headers, body = error_answer(error, request.request_id)
         connection.respond(request, error.status, header_lines(headers), body)

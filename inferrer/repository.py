@@ -43,6 +43,7 @@ class Repository:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._locks = root / PRIVATE / "locks"
+        self._first_seen: dict[Path, float] = {}
         for folder in (root, root / PRIVATE, self._locks, staging_folder(root)):
             if not folder.is_dir():
                 folder.mkdir(mode=0o750, exist_ok=True, parents=True)
@@ -213,12 +214,17 @@ class Repository:
             raise_generation(generation_file(self.root), name)
 
     def sweep(self, age_s: float) -> int:
-        """Remove what dead processes left in staging more than `age_s` ago, and their locks; returns how many."""
-        removed = 0
-        for path in staging_folder(self.root).iterdir():
+        """Remove what dead processes left in staging, if it was seen `age_s` ago already, and their locks.
+
+        Returns how many.
+        """
+        removed, now = 0, time.monotonic()
+        # Ages by our own watch: the wall clock and the file system's times may jump.
+        self._first_seen = {path: self._first_seen.get(path, now) for path in staging_folder(self.root).iterdir()}
+        for path, first_seen in self._first_seen.items():
             # What is younger may be about to be locked.
             with contextlib.suppress(FileNotFoundError):  # its owner was faster
-                if time.time() - path.stat().st_mtime > age_s and is_abandoned(path):
+                if now - first_seen > age_s and is_abandoned(path):
                     if path.is_dir():
                         shutil.rmtree(path, ignore_errors=True)
                     else:

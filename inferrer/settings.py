@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.settings import Level, SettingsError, read_settings
 from mlbuffet.endpoints import Address, is_loopback
 
@@ -14,6 +15,8 @@ class InferrerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8002
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     workers: int = 0
     repository: str = "repository"
     modelhosts: tuple[str, ...] = ("unix:/run/mlbuffet",)
@@ -23,7 +26,9 @@ class InferrerSettings:
     threads: int = 32
     slow_s: float = 1.0
     drain_s: float = 10.0
+    head_s: float = 15.0
     body_idle_s: float = 20.0
+    keep_alive_s: float = 70.0
     sweep_s: float = 15.0
     lane: bool = True
     metrics_folder: Path | None = None
@@ -47,6 +52,11 @@ def read_inferrer_settings() -> InferrerSettings:
             Address.parse(place)
     except ValueError as error:
         msg = f"INFERRER_MODELHOSTS: {error}"
+        raise SettingsError(msg) from None
+    try:
+        HostPolicy(settings.hosts, settings.origins)
+    except ValueError as error:
+        msg = f"INFERRER_HOSTS, INFERRER_ORIGINS: {error}"
         raise SettingsError(msg) from None
     if not is_loopback(settings.host):
         msg = f"without API keys the inferrer listens on loopback only; INFERRER_HOST is {settings.host!r}"

@@ -17,6 +17,7 @@ import uvloop
 from gunicorn.workers.base import Worker
 
 from inferrer.app import Inferrer
+from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import die_with_parent, settle_memory
 from mlbuffet.chassis.request import Limits
@@ -49,8 +50,16 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             loop.add_signal_handler(number, stop.set)
         inferrer = Inferrer(self.wsgi)
         settings = inferrer.settings
-        limits = Limits(body_bytes=settings.upload_bytes, body_idle_s=settings.body_idle_s, threads=settings.threads)
-        server = HttpServer(inferrer.app, inferrer.lane, limits, lane_on=inferrer.settings.lane)
+        limits = Limits(
+            body_bytes=settings.upload_bytes,
+            head_timeout_s=settings.head_s,
+            body_idle_s=settings.body_idle_s,
+            write_idle_s=settings.body_idle_s,
+            keep_alive_s=settings.keep_alive_s,
+            threads=settings.threads,
+        )
+        hosts = HostPolicy(settings.hosts, settings.origins)
+        server = HttpServer(inferrer.app, inferrer.lane, limits, hosts=hosts, lane_on=settings.lane)
         await self._connected(inferrer)
         listeners = [listener.sock for listener in self.sockets]
         for listener in listeners:
@@ -58,7 +67,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         settle_memory()
         while not stop.is_set() and not inferrer.services.dataplane.failed():
             self.notify()
-            inferrer.counts.flush()
+            inferrer.flush()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _TICK_S)
         for listener in listeners:
@@ -85,6 +94,7 @@ def _accept(loop: asyncio.AbstractEventLoop, listener: socket.socket, server: Ht
         if error.errno not in _EXHAUSTED:
             raise
         # Out of descriptors: the listener stays readable, so look again later instead of spinning.
+        server.close_idle()
         loop.remove_reader(listener)
         loop.call_later(_TICK_S, loop.add_reader, listener, _accept, loop, listener, server)
         return

@@ -51,6 +51,14 @@ class ModelDetails(Version):
     modelhosts: list[dict[str, Any]]
 
 
+class Loaded(TypedDict):
+    """A version that was loaded on purpose, and its state on each modelhost."""
+
+    model: str
+    version: int
+    modelhosts: list[dict[str, Any]]
+
+
 class Pulled(TypedDict):
     """What was downloaded, and where it lies."""
 

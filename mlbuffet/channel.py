@@ -43,6 +43,7 @@ class Kind(IntEnum):
     CANCEL = 6  # the client of the PREDICT with this id is gone
     PING = 7
     PONG = 8
+    PREDICT_ALONE = 9  # as PREDICT, and never together with others
 
 
 class Codec(IntEnum):
@@ -90,7 +91,11 @@ class FrameProtocol(asyncio.Protocol):
         self._out: list[bytes] = []
 
     def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
-        """Take one whole frame."""
+        """Take one whole frame.
+
+        Raises:
+            FrameError: no sound peer sends such a frame.
+        """
         raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -128,8 +133,12 @@ class FrameProtocol(asyncio.Protocol):
             elif self._rest:
                 data = self._rest + data
             self._rest = self._cut(data)
-        except FrameError:
-            self.close()
+        except FrameError as error:
+            self.garbled(error)
+
+    def garbled(self, error: FrameError) -> None:  # noqa: ARG002 - for a subclass to tell of
+        """Drop the connection: what follows cannot be told apart from garbage."""
+        self.close()
 
     def _cut(self, data: bytes) -> bytes:
         """Hand on each whole frame of `data`, begin a body that is not whole; returns what is less than a head."""

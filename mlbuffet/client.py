@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import requests
 from urllib3.exceptions import HTTPError
 
-from mlbuffet.answers import Model, ModelDetails, Prediction, Pulled, Version, refusal, stranger, why
+from mlbuffet.address import bearer, check_url, model_path
+from mlbuffet.answers import Loaded, Model, ModelDetails, Prediction, Pulled, Version, refusal, stranger, why
 from mlbuffet.errors import (
     ConnectionFailedError,
     DigestMismatchError,
@@ -54,11 +54,11 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8002", key: str | None = None, timeout_s: float = 30.0) -> None:
-        self.url = _check_url(url)
+        self.url = check_url(url)
         self.timeout_s = timeout_s
         self._session = requests.Session()
         if key is not None:
-            self._session.auth = _bearer(key)
+            self._session.auth = bearer(key)
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +88,7 @@ class Client:
 
     def show(self, name: str) -> ModelDetails:
         """A model's default version, or with `name:version` that one."""
-        return self._json("GET", _path(name))  # type: ignore[return-value]
+        return self._json("GET", model_path(name))  # type: ignore[return-value]
 
     def push(
         self,
@@ -113,7 +113,7 @@ class Client:
             headers = {**body.headers, "X-Content-SHA256": body.digest, "Idempotency-Key": uuid4().hex}
             if if_match is not None:
                 headers["If-Match"] = if_match if if_match == "*" else f'"{if_match}"'
-            return self._json("PUT", _path(name), wait_s=_CHANGE_S, data=body, headers=headers)  # type: ignore[return-value]
+            return self._json("PUT", model_path(name), wait_s=_CHANGE_S, data=body, headers=headers)  # type: ignore[return-value]
 
     def pull(self, name: str, path: str | os.PathLike[str], *, progress: Progress | None = None) -> Pulled:
         """Download a model's file to a path or into a folder; it appears there whole and checked, or not at all.
@@ -145,7 +145,7 @@ class Client:
         """Change what is said of a version: None leaves as it is."""
         changes = {"model_description": description, "image": image, "pinned": pinned}
         wanted = {field: value for field, value in changes.items() if value is not None}
-        return self._json("POST", _path(name), data=dumps(wanted))  # type: ignore[return-value]
+        return self._json("POST", model_path(name), data=dumps(wanted))  # type: ignore[return-value]
 
     def rollback(self, name: str, version: int | None = None) -> int:
         """Make another version the default, without one the highest below the present; returns its number.
@@ -160,12 +160,16 @@ class Client:
                 msg = f"{name} has no version below its default, {model['default']}"
                 raise VersionNotFoundError(msg)
             version = max(lower)
-        answer = self._json("POST", f"{_path(name)}/default", wait_s=_CHANGE_S, data=dumps({"default": version}))
+        answer = self._json("POST", f"{model_path(name)}/default", wait_s=_CHANGE_S, data=dumps({"default": version}))
         return int(answer["default"])
+
+    def load(self, name: str) -> Loaded:
+        """Load a version on every modelhost; one that had failed or is quarantined there is tried anew."""
+        return self._json("POST", f"{model_path(name)}/load", wait_s=_CHANGE_S)  # type: ignore[return-value]
 
     def delete(self, name: str) -> None:
         """Delete a model, or with `name:version` one version; never tried twice, the second would find nothing."""
-        self._json("DELETE", _path(name), once=True)
+        self._json("DELETE", model_path(name), once=True)
 
     def predict(
         self, name: str, values: object, *, outputs: Sequence[str] | None = None, timeout_s: float | None = None
@@ -193,7 +197,7 @@ class Client:
         if timeout_s is not None:
             headers = {**headers, "X-Request-Timeout-Ms": str(max(1, round(timeout_s * 1000)))}
         wait_s = 0.0 if timeout_s is None else timeout_s + _GRACE_S
-        path = f"{_path(name)}/prediction"
+        path = f"{model_path(name)}/prediction"
         return self._json("POST", path, wait_s=wait_s, data=data, headers=headers)  # type: ignore[return-value]
 
     def _pages(self, path: str, limit: int | None, after: str) -> Iterator[Any]:
@@ -252,7 +256,7 @@ class Client:
         headers = {"Accept-Encoding": "identity"}
         digest, done = hashlib.sha256(), 0
         with (
-            self._send("GET", f"{_path(name)}/download", stream=True, headers=headers) as response,
+            self._send("GET", f"{model_path(name)}/download", stream=True, headers=headers) as response,
             path.open("wb") as file,
         ):
             announced = response.headers.get("ETag", "").removeprefix("W/").strip('"')
@@ -272,46 +276,3 @@ class Client:
             msg = f"the {done} bytes received have the digest {received}; announced was {announced}"
             raise DigestMismatchError(msg)
         return int(version), received
-
-
-def _check_url(url: str) -> str:
-    """An address without what a path is put behind.
-
-    Raises:
-        ValueError: it is none.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.port == 0:
-        msg = f"the address of a server reads like http://127.0.0.1:8002; received {url!r}"
-        raise ValueError(msg)
-    if parts.username is not None:
-        msg = "the address of a server holds no user and password; a key is given by itself"
-        raise ValueError(msg)
-    return url.rstrip("/")
-
-
-def _bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-    """Puts the key on each request, where ~/.netrc would put its own.
-
-    Raises:
-        ValueError: the key has characters that a header field cannot have.
-    """
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        msg = "a key is made of visible ASCII characters"
-        raise ValueError(msg)
-
-    def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {key}"
-        return request
-
-    return sign
-
-
-def _path(name: str) -> str:
-    """A model's path; a name that no model can have could lead elsewhere and is refused here.
-
-    Raises:
-        InvalidNameError, UnsupportedTypeError, VersionNotFoundError: as by the server.
-    """
-    parse_ref(name)
-    return f"/api/v1/models/{name}"

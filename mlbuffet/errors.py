@@ -112,6 +112,12 @@ class IncompleteBodyError(BadRequestError):
     code = "INCOMPLETE_BODY"
 
 
+class ClientGoneError(BadRequestError):
+    """The client closed its connection before the answer was there; nobody reads this one."""
+
+    code = "CLIENT_GONE"
+
+
 class DigestMismatchError(BadRequestError):
     """The bytes received do not have the digest that was announced."""
 

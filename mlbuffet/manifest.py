@@ -28,8 +28,17 @@ class TensorSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `dataclasses.asdict` wrote."""
-        return cls(data["name"], data["datatype"], tuple(data["shape"]))
+        """Read what `dataclasses.asdict` wrote.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        spec = cls(data["name"], data["datatype"], tuple(data["shape"]))
+        axes_fit = all(axis is None or (type(axis) is int and axis >= 0) for axis in spec.shape)
+        if not (isinstance(spec.name, str) and isinstance(spec.datatype, str) and axes_fit):
+            msg = "an input or output has a name, a datatype and a shape of lengths and nulls"
+            raise TypeError(msg)
+        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class ImageSettings:
             raise UnprocessableError(msg)
         unknown = set(data) - {spec.name for spec in fields(cls)}
         if unknown:
-            msg = f"image settings are scale, mean, std and labels; received {', '.join(sorted(map(repr, unknown)))}"
+            msg = f"image settings are scale, mean, std and labels; received {min(unknown)[:80]!a}"
             raise UnprocessableError(msg)
         std = _numbers("std", data.get("std", ()))
         if 0 in std:
@@ -106,6 +115,15 @@ def check_description(value: object) -> str:
     raise UnprocessableError(msg)
 
 
+# What a hand may have written, and what is not read by a class of its own.
+_TYPES: Mapping[str, frozenset[type]] = (
+    dict.fromkeys(("model", "digest", "created", "source", "description", "model_type"), frozenset({str}))
+    | dict.fromkeys(("version", "size_bytes"), frozenset({int}))
+    | {"pinned": frozenset({bool}), "notes": frozenset({list})}
+    | {"idempotency_key": frozenset({str, type(None)}), "golden": frozenset({dict, type(None)})}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """One version of one model. `created` is UTC in ISO 8601, `digest` is `sha256:` and 64 hex digits."""
@@ -132,20 +150,24 @@ class Manifest:
         return f"{self.model}:{self.version}@{self.digest[7:23]}".encode()
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: object) -> Self:
         """Read a manifest file.
 
         Raises:
             KeyError, TypeError, ValueError, UnprocessableError: not a manifest.
         """
-        if not isinstance(data, Mapping) or not isinstance(data["digest"], str) or type(data["version"]) is not int:
-            msg = "a manifest is an object with digest and version"
+        if not isinstance(data, Mapping):
+            msg = "a manifest is an object"
             raise TypeError(msg)
         known = {spec.name for spec in fields(cls)} - {"unknown"}
         values = {name: value for name, value in data.items() if name in known}
+        for name in _TYPES.keys() & values:
+            if type(values[name]) not in _TYPES[name]:
+                msg = f"the manifest's {name} is of the wrong type"
+                raise TypeError(msg)
         values["signature"] = Signature.from_json(values["signature"])
         values["image"] = ImageSettings.from_json(values.get("image", {}))
-        values["notes"] = tuple(values.get("notes", ()))
+        values["notes"] = tuple(map(str, values.get("notes", ())))
         return cls(**values, unknown={name: value for name, value in data.items() if name not in known})
 
     def to_json(self) -> dict[str, Any]:

@@ -5,14 +5,11 @@ import logging
 import signal
 import socket
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import settle_memory
@@ -27,6 +24,7 @@ from modelhost.routes import modelhost_routes
 from modelhost.server import ChannelServer
 from modelhost.settings import ModelhostSettings
 from modelhost.supervisor import Supervisor
+from modelhost.telemetry import VersionMetrics
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ async def serve(settings: ModelhostSettings) -> int:
     http_listener = await loop.create_server(http.connection, settings.host, settings.port)
     port = http_listener.sockets[0].getsockname()[1]
     log.info("modelhost started", extra={"modelhost": host_id, "channel": str(address), "port": port})
-    tasks = [loop.create_task(coroutine) for coroutine in (inventory.follow(), inventory.sweep(), channel.beat())]
+    tasks = [loop.create_task(coroutine) for coroutine in (inventory.follow(), inventory.sweep(), channel.watch())]
     settle_memory()
     stopping = loop.create_task(stop.wait())
     # A task that ends by itself has failed: better a new process than one that no longer follows.
@@ -91,37 +89,9 @@ async def _finish(inventory: Inventory, channel: ChannelServer) -> None:
         await asyncio.sleep(0.02)
 
 
-class _Versions(Collector):
-    """What is hosted, read when Prometheus asks."""
-
-    def __init__(self, inventory: Inventory) -> None:
-        self._inventory = inventory
-
-    def collect(self) -> Iterable[Metric]:
-        """Make the families anew: a version that has left has no series."""
-        names = ("model", "version")
-        memory = GaugeMetricFamily("modelhost_version_memory_bytes", "Memory that unloading gives back", labels=names)
-        waiting = GaugeMetricFamily("modelhost_version_requests", "Requests that wait or run", labels=names)
-        predictions = CounterMetricFamily(
-            "modelhost_version_predictions", "Predictions given to a runner", labels=names
-        )
-        ready = GaugeMetricFamily("modelhost_version_ready", "1 when loaded", labels=names)
-        restarts = GaugeMetricFamily("modelhost_version_restarts", "Runners that died", labels=names)
-        corrupt = GaugeMetricFamily("modelhost_version_corrupt", "1 when the stored file lost its digest", labels=names)
-        for version in list(self._inventory.hosted.values()):
-            labels = (version.manifest.model, str(version.manifest.version))
-            memory.add_metric(labels, version.memory_bytes)
-            waiting.add_metric(labels, version.busy)
-            predictions.add_metric(labels, version.predictions)
-            ready.add_metric(labels, version.state == "READY")
-            restarts.add_metric(labels, version.restarts)
-            corrupt.add_metric(labels, version.error is not None and version.error.code == "MODEL_CORRUPT")
-        return (memory, waiting, predictions, ready, restarts, corrupt)
-
-
 def _make_flask(host_id: str, inventory: Inventory) -> Flask:
     registry = CollectorRegistry()
-    registry.register(_Versions(inventory))
+    registry.register(VersionMetrics(inventory))
     return make_app(
         "modelhost",
         modelhost_routes(host_id, inventory),

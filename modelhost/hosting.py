@@ -1,18 +1,15 @@
-"""One model version on this modelhost: its queue, its deadlines and the runner that serves it.
+"""One model version on this modelhost: its requests, their deadlines, and the life of the runner that serves it.
 
-Requests wait here, not in the runner, but for a window that keeps it busy. When the runner dies, the request it was
-running is answered MODEL_CRASHED and everybody else goes on in the replacement. A deadline has two stages: the runtime
-is asked to stop, then the process is killed and replaced.
+When the runner dies, the request it was running is answered MODEL_CRASHED and everybody else goes on in the
+replacement. A deadline has two stages: the runtime is asked to stop, then the process is killed and replaced. A version
+whose loading ends its process again and again is quarantined.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-
-import orjson
 
 from mlbuffet.channel import FrameProtocol, Kind
 from mlbuffet.errors import (
@@ -20,46 +17,25 @@ from mlbuffet.errors import (
     MLBuffetError,
     ModelCrashedError,
     ModelFailedError,
+    ModelQuarantinedError,
     NotLoadedError,
-    QueueFullError,
 )
 from mlbuffet.index import ModelEntry
 from mlbuffet.manifest import Manifest
+from modelhost.blame import Verdict, judge, reason_of
+from modelhost.offenders import Offenders
 from modelhost.supervisor import Runner, Supervisor, start_runner
 from modelhost.tasks import RunnerTask
+from modelhost.waiting import RequestQueue, Waiting
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 64  # requests that a runner has at once: enough to keep it busy, few enough to drop what is overdue
 _GRACE_NS = 500_000_000
 _LOAD_S = 60.0
 _TRIES = 3
 _SOUND_S = 10.0
 _BACKOFF_S = 0.05
-
-
-class Waiting:
-    """A request that an inferrer waits for."""
-
-    __slots__ = ("body", "codec", "deadline_ns", "frame_id", "link", "stopped")
-
-    def __init__(self, link: FrameProtocol, frame_id: int, codec: int, deadline_ns: int, body: bytes) -> None:
-        self.link = link
-        self.frame_id = frame_id
-        self.codec = codec
-        self.deadline_ns = deadline_ns
-        self.body = body
-        self.stopped = False
-
-    def refuse(self, error: MLBuffetError) -> None:
-        """Answer with an error."""
-        send_error(self.link, self.frame_id, error)
-
-
-def send_error(link: FrameProtocol, frame_id: int, error: MLBuffetError) -> None:
-    """Answer a frame with an error."""
-    body = orjson.dumps({"code": error.code, "message": error.message})
-    link.send(Kind.ERROR, 0, b"", frame_id, 0, body)
+_FULL_SHARE = 0.75  # of the memory that a runner may take, before it is replaced between two requests
 
 
 class HostedVersion:
@@ -68,26 +44,24 @@ class HostedVersion:
     def __init__(
         self,
         manifest: Manifest,
-        path: Path,
+        task: RunnerTask,
         supervisor: Supervisor,
         changed: Callable[[], None],
-        *,
-        threads: int,
         queue_limit: int,
     ) -> None:
         self.manifest = manifest
         self.state = "LOADING"
         self.error: MLBuffetError | None = None
         self.used_at = time.monotonic()
-        self.restarts = 0
-        self._task = RunnerTask(manifest.model, str(path), manifest.digest, threads)
+        self.restarts: Counter[str] = Counter()  # runners replaced, by reason
+        self.refusals: Counter[str] = Counter()  # requests not run, by error code
+        self._task = task
         self._supervisor = supervisor
         self._changed = changed
-        self._most = queue_limit
-        self._queue: deque[Waiting] = deque()
-        self._sent: dict[int, Waiting] = {}
-        self._number = 0
+        self._requests = RequestQueue(queue_limit)
+        self._offenders = Offenders()
         self._runner: Runner | None = None
+        self._batches = 0  # of runners that have ended
         self._leaving = False
         self._settled = asyncio.Event()
         self._gone = asyncio.Event()
@@ -103,12 +77,17 @@ class HostedVersion:
     @property
     def busy(self) -> int:
         """Requests that wait or run."""
-        return len(self._queue) + len(self._sent)
+        return len(self._requests)
 
     @property
     def predictions(self) -> int:
         """Requests given to a runner so far."""
-        return self._number
+        return self._requests.given
+
+    @property
+    def batches(self) -> int:
+        """How often runners have run the model so far."""
+        return self._batches + (self._runner.batches if self._runner else 0)
 
     @property
     def pid(self) -> int:
@@ -139,57 +118,93 @@ class HostedVersion:
 
     def submit(self, waiting: Waiting) -> None:
         """Take a request; it is answered later, or at once when it cannot be taken."""
-        self.used_at = time.monotonic()
+        now_ns = time.monotonic_ns()
+        self.used_at = now_ns / 1e9
+        refusal = self.error or self._requests.refusal(waiting, now_ns)
         if self._leaving:
-            waiting.refuse(NotLoadedError("the version is being unloaded here"))
-        elif self.error is not None:
-            waiting.refuse(self.error)
-        elif len(self._queue) + len(self._sent) >= self._most:
-            waiting.refuse(QueueFullError(f"{self._most} requests wait for {self.manifest.model} here already"))
-        elif self._runner is not None and not self._queue and len(self._sent) < _WINDOW:
-            self._send(self._runner, waiting)
+            refusal = NotLoadedError("the version is being unloaded here")
+        elif self._offenders:
+            refusal = self._offence(waiting) or refusal
+        if refusal is None:
+            self._requests.put(waiting)
+            self._feed(now_ns)
         else:
-            self._queue.append(waiting)
+            self.refusals[refusal.code] += 1
+            waiting.refuse(refusal)
 
-    def _send(self, runner: Runner, waiting: Waiting) -> None:
-        self._number = number = self._number + 1
-        self._sent[number] = waiting
-        runner.link.send(Kind.PREDICT, waiting.codec, b"", number, waiting.deadline_ns, waiting.body)
+    def _offence(self, waiting: Waiting) -> MLBuffetError | None:
+        """What is to be said to a request that has ended a runner not long ago."""
+        refused_s = self._offenders.refused_s(waiting.codec, waiting.body, self.used_at)
+        if not refused_s:
+            return None
+        return ModelCrashedError(
+            f"this request ended the process that ran the model; it is not run again for {refused_s:.0f} s"
+        )
+
+    def _feed(self, now_ns: int) -> None:
+        """Give the runner what it should have ahead; one that is to be replaced ends with what it has."""
+        runner, requests = self._runner, self._requests
+        if runner is None:
+            return
+        if runner.retiring:
+            if requests.is_idle:
+                runner.hang_up()
+            return
+        while (waiting := requests.next(now_ns)) is not None:
+            kind = Kind.PREDICT_ALONE if waiting.alone else Kind.PREDICT
+            runner.link.send(kind, waiting.codec, b"", requests.given, waiting.deadline_ns, waiting.body)
 
     def _answered(self, kind: int, number: int, body: bytes) -> None:
         """Pass an answer on, and send the next request."""
-        waiting = self._sent.pop(number, None)
-        if waiting is not None:
+        now_ns = time.monotonic_ns()
+        waiting = self._requests.answered(number, now_ns)
+        if waiting is not None and not waiting.abandoned:
             waiting.link.send(kind, 0, b"", waiting.frame_id, 0, body)
-        if self._queue:
-            self._refill()
+        self._feed(now_ns)
 
-    def _refill(self) -> None:
-        while self._runner is not None and self._queue and len(self._sent) < _WINDOW:
-            self._send(self._runner, self._queue.popleft())
+    def cancel(self, link: FrameProtocol, frame_id: int) -> None:
+        """Drop a request whose client is gone."""
+        self._requests.abandon(lambda waiting: waiting.frame_id == frame_id and waiting.link is link)
+
+    def cancel_link(self, link: FrameProtocol) -> None:
+        """Drop all requests of an inferrer that is gone."""
+        self._requests.abandon(lambda waiting: waiting.link is link)
 
     def expire(self, now_ns: int) -> None:
-        """Drop what is overdue; stop, then kill, what runs on past its deadline."""
-        if self._queue and any(waiting.deadline_ns < now_ns for waiting in self._queue):
-            overdue = [waiting for waiting in self._queue if waiting.deadline_ns < now_ns]
-            self._queue = deque(waiting for waiting in self._queue if waiting.deadline_ns >= now_ns)
-            for waiting in overdue:
-                waiting.refuse(DeadlineExceededError("the request waited until its time was over"))
+        """Drop what is overdue; stop what nobody waits for any more, and kill what does not stop."""
+        for waiting in self._requests.overdue(now_ns):
+            self.refusals[DeadlineExceededError.code] += 1
+            waiting.refuse(DeadlineExceededError("the request waited until its time was over"))
         runner = self._runner
-        if runner is None or not self._sent:
+        if runner is None:
             return
-        number = runner.running
-        running = self._sent.get(number)
-        if running is None or running.deadline_ns >= now_ns:
-            return
-        if not running.stopped:
-            running.stopped = True
-            runner.stop(number)
-        elif running.deadline_ns + _GRACE_NS < now_ns and not runner.child.killed:
-            log.warning("runner killed", extra={"model": self.manifest.model, "why": "it did not stop at the deadline"})
-            runner.child.kill()
+        running = ((number, self._requests.ahead(number)) for number in runner.running)
+        batch = {number: waiting for number, waiting in running if waiting is not None}
+        unwanted = bool(batch) and all(waiting.abandoned for waiting in batch.values())
+        for number, waiting in batch.items():
+            if waiting.deadline_ns >= now_ns and not unwanted:
+                continue
+            if not waiting.stopped:
+                waiting.stopped = True
+                runner.stop(number)
+            elif waiting.deadline_ns + _GRACE_NS < now_ns and not runner.child.killed:
+                fields = {"model": self.manifest.model, "why": "it did not stop at the deadline"}
+                log.warning("runner killed", extra=fields)
+                runner.child.kill()
 
     # The runner's life ----------------------------------------------------------------------------------------------
+
+    def watch_memory(self) -> None:
+        """Replace a runner that has grown nearly as large as it may be, when it has answered what it has."""
+        runner = self._runner
+        if runner is None or not self._task.memory_bytes:
+            return
+        runner.measure()
+        if runner.memory_bytes > self._task.memory_bytes * _FULL_SHARE and not runner.retiring:
+            fields = {"model": self.manifest.model, "version": self.manifest.version}
+            log.warning("runner replaced for its memory", extra=fields | {"memory_bytes": runner.memory_bytes})
+            runner.retiring = True
+            self._feed(time.monotonic_ns())
 
     async def _keep_safely(self) -> None:
         """Whatever goes wrong with this version is known and stays its own."""
@@ -197,7 +212,7 @@ class HostedVersion:
             await self._keep()
         except Exception:
             log.exception("version failed", extra={"model": self.manifest.model, "version": self.manifest.version})
-            self._give_up(ModelFailedError("the modelhost failed to run it; its log has the details"))
+            self._give_up("UNAVAILABLE", ModelFailedError("the modelhost failed to run it; its log has the details"))
 
     async def _keep(self) -> None:
         """Start the runner, and start it again when it dies; give the version up when it does not load."""
@@ -206,25 +221,27 @@ class HostedVersion:
             try:
                 runner = await start_runner(self._supervisor, self._task, self._answered, _LOAD_S)
             except MLBuffetError as error:
-                self._give_up(error)
+                self._give_up("UNAVAILABLE", error)
                 return
             except ChildProcessError as error:
                 failures += 1
+                self.restarts["loading"] += 1
                 log.warning("runner died while loading", extra={"model": self.manifest.model, "why": str(error)})
                 if failures >= _TRIES:
-                    msg = f"loading it ended {failures} processes: it {error}"
-                    self._give_up(ModelFailedError(msg))
+                    msg = f"loading it ended {failures} processes: the last {error}"
+                    self._give_up("QUARANTINED", ModelQuarantinedError(msg))
                     return
                 continue
             self._runner = runner
             self._now("READY")
-            self._refill()
+            self._feed(time.monotonic_ns())
             started = time.monotonic()
             status = await runner.child.ended
             if self._hung_up():
                 return
-            failures = 0 if time.monotonic() - started > _SOUND_S else failures + 1
-            self._died(runner, status)
+            # A pause only where no request is to blame: nobody may keep a good model out of service.
+            blameless = self._ended(runner, status)
+            failures = failures + 1 if blameless and time.monotonic() - started < _SOUND_S else 0
             await asyncio.sleep(min(_BACKOFF_S * 2**failures, 5) if failures > _TRIES else 0)
 
     def _is_leaving(self) -> bool:
@@ -240,33 +257,44 @@ class HostedVersion:
         self._settled.set()
         self._changed()
 
-    def _give_up(self, error: MLBuffetError) -> None:
+    def _give_up(self, state: str, error: MLBuffetError) -> None:
         """Out of service until it is loaded anew on purpose."""
         fields = {"model": self.manifest.model, "version": self.manifest.version, "code": error.code}
         log.error("version not loaded", extra=fields | {"why": error.message})
         self.error = error
-        self._now("UNAVAILABLE")
-        while self._queue:
-            self._queue.popleft().refuse(error)
+        self._now(state)
+        for waiting in self._requests.drain():
+            waiting.refuse(error)
 
-    def _died(self, runner: Runner, status: int) -> None:
-        """Answer the request that was running; let the others wait for the replacement."""
+    def _ended(self, runner: Runner, status: int) -> bool:
+        """Settle what the runner had; returns whether it died without a request to blame."""
         self._runner = None
-        sent, self._sent = self._sent, {}
-        self.restarts += 1
-        culprit = sent.pop(runner.running, None)
+        ahead = self._requests.take_back()
+        batch = [number for number in runner.running if number in ahead]
+        reason = reason_of(status, killed=runner.child.killed, retiring=runner.retiring, idle=not batch)
+        self.restarts[reason] += 1
+        self._batches += runner.batches
         runner.close()
-        fields = {"model": self.manifest.model, "version": self.manifest.version, "status": status}
-        log.error("runner died", extra=fields)
-        if culprit is not None:
-            culprit.refuse(
-                DeadlineExceededError("the model did not finish in time and was stopped")
-                if culprit.stopped
-                else ModelCrashedError("this request ended the process that ran the model")
-            )
-        self._queue.extendleft(reversed(sent.values()))
+        if reason != "memory":
+            fields = {"model": self.manifest.model, "version": self.manifest.version, "status": status}
+            log.error("runner died", extra=fields | {"reason": reason, "running": len(batch)})
+        for number in batch:
+            if not self._runs_again(ahead[number], reason, was_alone=len(batch) == 1):
+                del ahead[number]
+        self._requests.put_back(ahead.values())
         self.state = "LOADING"
         self._changed()
+        return not batch and reason != "memory"
+
+    def _runs_again(self, waiting: Waiting, reason: str, *, was_alone: bool) -> bool:
+        """Answer a request whose runner ended, unless it is to be run once more."""
+        verdict = judge(waiting, reason, was_alone=was_alone, now_ns=time.monotonic_ns())
+        if verdict is Verdict.LATE:
+            waiting.refuse(DeadlineExceededError("the model did not finish in time and was stopped"))
+        elif verdict is Verdict.GUILTY:
+            self._offenders.add(waiting.codec, waiting.body, time.monotonic())
+            waiting.refuse(ModelCrashedError("this request ended the process that ran the model"))
+        return verdict is Verdict.AGAIN
 
     async def unload(self) -> None:
         """Finish what is here, take nothing new, give the memory back."""
@@ -285,13 +313,6 @@ class HostedVersion:
         self._keeper.cancel()
         self.error = self.error or NotLoadedError("the version was unloaded here")
         self._settled.set()
-        while self._queue:
-            self._queue.popleft().refuse(self.error)
+        for waiting in self._requests.drain():
+            waiting.refuse(self.error)
         self._gone.set()
-
-
-def read_key(key: bytes) -> tuple[str, int] | None:
-    """Model and version in a channel key; None when it is none."""
-    name, colon, rest = key.decode("ascii", "replace").partition(":")
-    version = rest.partition("@")[0]
-    return (name, int(version)) if colon and version.isdecimal() and len(version) < 10 else None  # noqa: PLR2004

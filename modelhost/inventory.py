@@ -5,6 +5,7 @@ Over the budget the least recently used leaves first.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +13,16 @@ from collections.abc import Callable, Iterable, Mapping
 from mlbuffet.errors import MLBuffetError, NotLoadedError
 from mlbuffet.index import Index, ModelEntry, model_file, read_manifest, version_folder
 from mlbuffet.manifest import Manifest
-from modelhost.hosting import HostedVersion, read_key
+from modelhost.hosting import HostedVersion
 from modelhost.settings import ModelhostSettings
 from modelhost.supervisor import Supervisor
+from modelhost.tasks import RunnerTask
 
 log = logging.getLogger(__name__)
 
 _FOLLOW_S = 0.2
 _SWEEP_S = 0.02
+_WATCH_EVERY = 25  # sweeps
 _LINGER_S = 1.0  # an inferrer that resolved the old default a moment ago still finds it loaded
 _START_S = 20.0
 _RUNNER_BYTES = 12 << 20
@@ -65,18 +68,12 @@ class Inventory:
     def host(self, manifest: Manifest) -> HostedVersion:
         """Begin to load a version unless it is here; one that had failed is tried anew."""
         present = self.hosted.get(manifest.key)
-        if present is not None and present.state not in {"UNAVAILABLE", "UNLOADING"}:
+        if present is not None and present.state not in {"UNAVAILABLE", "QUARANTINED", "UNLOADING"}:
             return present
         self._make_room(manifest.size_bytes + _RUNNER_BYTES)
-        settings = self._settings
-        version = HostedVersion(
-            manifest,
-            model_file(self._index.root, manifest),
-            self._supervisor,
-            self._changed,
-            threads=settings.threads,
-            queue_limit=settings.queue,
-        )
+        path, settings = model_file(self._index.root, manifest), self._settings
+        task = RunnerTask(manifest.model, str(path), manifest.digest, settings.threads, settings.model_bytes)
+        version = HostedVersion(manifest, task, self._supervisor, self._changed, settings.queue)
         self.hosted[manifest.key] = version
         return version
 
@@ -155,7 +152,7 @@ class Inventory:
         return sum(
             version.memory_bytes or version.manifest.size_bytes + _RUNNER_BYTES
             for version in self.hosted.values()
-            if version.state != "UNAVAILABLE"
+            if version.state not in {"UNAVAILABLE", "QUARANTINED"}
         )
 
     def _exists(self, manifest: Manifest) -> bool:
@@ -164,13 +161,15 @@ class Inventory:
         return stored is not None and stored.key == manifest.key
 
     async def sweep(self) -> None:
-        """Keep the deadlines for ever."""
-        while True:
+        """Keep the deadlines, and watch the memory, for ever."""
+        for turn in itertools.count(1):
             await asyncio.sleep(_SWEEP_S)
             now_ns = time.monotonic_ns()
             for version in list(self.hosted.values()):
                 if version.busy:
                     version.expire(now_ns)
+                if turn % _WATCH_EVERY == 0:
+                    version.watch_memory()
 
 
 def wanted(models: Iterable[ModelEntry]) -> list[Manifest]:
@@ -214,3 +213,10 @@ def eviction_order(hosted: Mapping[bytes, HostedVersion]) -> list[bytes]:
         if not version.manifest.pinned and not version.busy and version.state == "READY"
     ]
     return [key for _, key in sorted(idle)]
+
+
+def read_key(key: bytes) -> tuple[str, int] | None:
+    """Model and version in a channel key; None when it is none."""
+    name, colon, rest = key.decode("ascii", "replace").partition(":")
+    version = rest.partition("@")[0]
+    return (name, int(version)) if colon and version.isdecimal() and len(version) < 10 else None  # noqa: PLR2004

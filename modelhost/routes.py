@@ -22,7 +22,7 @@ def modelhost_routes(host_id: str, inventory: Inventory) -> Blueprint:
                 "memory_bytes": version.memory_bytes,
                 "waiting": version.busy,
                 "predictions": version.predictions,
-                "restarts": version.restarts,
+                "restarts": version.restarts.total(),
                 "pid": version.pid,
             }
             for version in list(inventory.hosted.values())

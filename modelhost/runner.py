@@ -1,15 +1,17 @@
-"""The child process that holds one model version: decode → run → encode, one request after the other.
+"""The child process that holds one model version: decode → batch → run → encode.
 
 It is forked from a warm fork server, talks frames over a socket pair, and has nothing else: no channel, no secrets.
-While it runs, requests pile up; it takes what is there. A page shared with the supervisor says which request is being
-run, so that when the process dies it is known whose fault it was.
+While it runs, requests pile up; it takes what is there and runs together what fits. A page shared with the supervisor
+says which requests are being run, so that when the process dies it is known whose fault it may have been.
 """
 
-import mmap
 import os
 import socket
 import threading
 import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,15 @@ import numpy as np
 import orjson
 
 from mlbuffet.channel import Codec, FrameReader, Kind, encode_frame
-from mlbuffet.chassis.process import confine, own_memory_bytes, set_name, settle_memory
-from mlbuffet.errors import BadRequestError, DeadlineExceededError, MLBuffetError
+from mlbuffet.chassis.process import open_memory, own_memory_bytes, set_name, settle_memory
+from mlbuffet.errors import BadRequestError, DeadlineExceededError, MLBuffetError, ResourceLimitError
+from modelhost.batching import batches
 from modelhost.codecs import buffet, image
-from modelhost.runtimes.onnx import OnnxModel, Terminated, read_verified
-from modelhost.tasks import PROGRESS, PROGRESS_BYTES, STOP, RunnerTask
+from modelhost.progress import Progress
+from modelhost.runtimes.onnx import TOO_MUCH, Feeds, OnnxModel, Terminated, read_verified
+from modelhost.sandbox.confine import limit, seal
+from modelhost.tasks import STOP, RunnerTask
+from modelhost.warmup import batch_limit
 
 _HOLD_NS = 1_000_000  # answers wait at most this long for others to leave with
 
@@ -29,105 +35,223 @@ _HOLD_NS = 1_000_000  # answers wait at most this long for others to leave with
 def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, page: int) -> None:
     """Load the version, say so or why not, then answer until the supervisor hangs up."""
     set_name(f"runner {task.name}")
-    confine(cpu_s=None, memory_bytes=None)
+    limit(cpu_s=None, memory_bytes=task.memory_bytes)
     # Values beyond a datatype's range are errors, not infinities.
     np.seterr(over="raise", invalid="raise", divide="raise")
+    answers = Answers(frames)
     try:
-        model = OnnxModel(read_verified(Path(task.path), task.digest), task.threads)
+        data = read_verified(Path(task.path), task.digest)
+        # What is opened and mapped here is all that there will be.
+        progress, memory = Progress(page), open_memory()
+        seal()
+        model = OnnxModel(data, task.threads)
+        del data
         warning = model.try_out()
-    except MLBuffetError as error:
-        frames.sendall(_error(0, error))
+        rows = batch_limit(model)
+    except (MLBuffetError, MemoryError) as error:
+        answers.refuse(0, error)
+        answers.leave()
         return
     settle_memory()
-    runner = Runner(model, mmap.mmap(page, PROGRESS_BYTES))
+    runner = Runner(model, progress, frames, rows)
     threading.Thread(target=runner.obey, args=(stops,), daemon=True).start()
-    frames.sendall(_frame(Kind.STATE, 0, orjson.dumps({"memory_bytes": own_memory_bytes(), "warning": warning})))
+    with memory:
+        loaded = {"memory_bytes": own_memory_bytes(memory), "warning": warning, "batch_rows": rows}
+    answers.add(0, orjson.dumps(loaded))
+    answers.leave()
     try:
-        runner.serve(frames)
+        runner.serve()
     except (EOFError, ConnectionError):
         os._exit(0)  # the supervisor is gone or has let go; threads of the runtime are not worth waiting for
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request whose body is decoded."""
+
+    number: int
+    deadline_ns: int
+    alone: bool
+    feeds: Feeds
+    wanted: buffet.Wanted
+    labels: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many observations it has, by its first input."""
+        return len(next(iter(self.feeds.values())))
+
+    @property
+    def fits(self) -> Hashable:
+        """What it has to share with others to run with them; None when it runs alone."""
+        arrays = self.feeds.values()
+        rows = self.rows
+        if self.alone or not rows or any(len(array) != rows for array in arrays):
+            return None
+        return (self.wanted.names, *(array.shape[1:] for array in arrays))
+
+
+class Answers:
+    """Answers that leave in one write; none waits long for others."""
+
+    def __init__(self, frames: socket.socket) -> None:
+        self._frames = frames
+        self._held: list[bytes] = []
+        self._since_ns = 0
+
+    def begin(self) -> None:
+        """A new bunch of requests has come."""
+        self._since_ns = time.monotonic_ns()
+
+    def add(self, number: int, body: bytes) -> None:
+        """Add an answer."""
+        self._held.append(encode_frame(Kind.REPLY, Codec.NONE, b"", number, 0, len(body)) + body)
+
+    def refuse(self, number: int, error: Exception) -> None:
+        """Add an error; what nobody foresaw is told by its type."""
+        if isinstance(error, MemoryError):
+            error = ResourceLimitError(TOO_MUCH)
+        elif not isinstance(error, MLBuffetError):
+            error = MLBuffetError(f"the request could not be handled ({type(error).__name__})")
+        body = orjson.dumps({"code": error.code, "message": error.message})
+        self._held.append(encode_frame(Kind.ERROR, Codec.NONE, b"", number, 0, len(body)) + body)
+
+    @property
+    def due(self) -> bool:
+        """Tell whether enough time was spent since answers last left."""
+        return time.monotonic_ns() - self._since_ns > _HOLD_NS
+
+    def leave_if_due(self) -> None:
+        """Send what is here unless it was only just made."""
+        if self._held and self.due:
+            self.leave()
+            self.begin()
+
+    def leave(self) -> None:
+        """Send what is here."""
+        if self._held:
+            self._frames.sendall(b"".join(self._held))
+            self._held.clear()
 
 
 class Runner:
     """One loaded model and the loop around it."""
 
-    def __init__(self, model: OnnxModel, page: mmap.mmap) -> None:
+    def __init__(self, model: OnnxModel, progress: Progress, frames: socket.socket, rows: int) -> None:
+        """`rows` is how many run together at most."""
         self._model = model
-        self._page = page
-        self._running = 0
-        self._stopped = 0
+        self._progress = progress
+        self._reader = FrameReader(frames)
+        self._answers = Answers(frames)
+        self._most_rows = rows
+        self._running: tuple[int, ...] = ()
+        self._stopped: tuple[int, ...] = ()
 
-    def serve(self, frames: socket.socket) -> None:
-        """Answer for ever.
+    def serve(self) -> None:
+        """Answer for ever: decode what has come, run what fits together, send the answers.
 
         Raises:
             EOFError, ConnectionError: the supervisor hung up.
         """
-        reader = FrameReader(frames)
         while True:
-            answers: list[bytes] = []
-            held_since = time.monotonic_ns()
-            for _, codec, number, deadline_ns, body in reader.read():
-                now = time.monotonic_ns()
-                if answers and now - held_since > _HOLD_NS:
-                    frames.sendall(b"".join(answers))
-                    answers.clear()
-                    held_since = now
-                PROGRESS.pack_into(self._page, 0, number)
-                self._running = number
-                answers.append(self._answer(codec, number, deadline_ns, body, now))
-            self._running = 0
-            PROGRESS.pack_into(self._page, 0, 0)
-            frames.sendall(b"".join(answers))
+            jobs: list[_Job] = []
+            frames = self._reader.read()
+            self._answers.begin()
+            for kind, codec, number, deadline_ns, body in frames:
+                self._take(kind, codec, number, deadline_ns, body, jobs)
+                if len(jobs) >= self._most_rows or self._answers.due:
+                    self._run_all(jobs)
+            self._run_all(jobs)
+            self._now_running(())
+            self._answers.leave()
 
-    def _answer(self, codec: int, number: int, deadline_ns: int, body: memoryview, now_ns: int) -> bytes:
-        """One request's answer as a frame; whatever goes wrong is its own."""
+    def _now_running(self, numbers: tuple[int, ...]) -> None:
+        if numbers != self._running:
+            self._running = numbers
+            self._progress.running(numbers)
+
+    def _take(self, kind: int, codec: int, number: int, deadline_ns: int, body: memoryview, jobs: list[_Job]) -> None:
+        """Decode a request; one that cannot be is answered at once."""
+        self._now_running((number,))
+        self._answers.leave_if_due()
         try:
-            if now_ns > deadline_ns:
+            if time.monotonic_ns() > deadline_ns:
                 msg = "the request waited until its time was over"
                 raise DeadlineExceededError(msg)
-            return _frame(Kind.REPLY, number, self._predict(codec, number, body))
-        except MLBuffetError as error:
-            return _error(number, error)
-        except Terminated:
-            return _error(number, DeadlineExceededError("the model did not finish in time and was stopped"))
+            jobs.append(_Job(number, deadline_ns, kind == Kind.PREDICT_ALONE, *self._decode(codec, body)))
         except Exception as error:  # noqa: BLE001 - a bug in a codec must not take the model out of service
-            return _error(number, MLBuffetError(f"the request could not be handled ({type(error).__name__})"))
+            self._answers.refuse(number, error)
 
-    def _predict(self, codec: int, number: int, body: memoryview) -> bytes:
-        signature = self._model.signature
-        labels: tuple[str, ...] = ()
+    def _decode(self, codec: int, body: memoryview) -> tuple[Feeds, buffet.Wanted, tuple[str, ...]]:
         if codec == Codec.BUFFET:
-            feeds, wanted = buffet.decode(body, signature)
-        elif codec == Codec.IMAGE:
-            feeds, wanted, labels = image.decode(body, signature)
-        else:
-            msg = f"the codec {codec} is not known here"
-            raise BadRequestError(msg)
-        outputs = self._run(number, feeds, wanted)
-        return buffet.encode(outputs, wanted, image.labels_of(outputs[0], labels) if labels else None)
+            return *buffet.decode(body, self._model.signature), ()
+        if codec == Codec.IMAGE:
+            return image.decode(body, self._model.signature)
+        msg = f"the codec {codec} is not known here"
+        raise BadRequestError(msg)
 
-    def _run(self, number: int, feeds: dict[str, Any], wanted: buffet.Wanted) -> list[Any]:
+    def _run_all(self, jobs: list[_Job]) -> None:
+        """Run and answer all, those together that fit."""
+        for batch in batches(jobs, self._most_rows):
+            if len(batch) == 1 or not self._run_together(batch):
+                for job in batch:
+                    self._run_alone(job)
+        jobs.clear()
+
+    def _run_together(self, batch: Sequence[_Job]) -> bool:
+        """Run several requests as one; false when that did not go well: then each is to be tried alone."""
+        names = batch[0].wanted.names
+        try:
+            feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in batch[0].feeds}
+            outputs = self._run(tuple(job.number for job in batch), feeds, names)
+        except (MLBuffetError, MemoryError, Terminated):
+            return False
+        ends = list(accumulate(job.rows for job in batch))
+        if any(len(output) != ends[-1] for output in outputs):
+            self._most_rows = 1  # what held for the rows that it was tried with does not hold for all
+            return False
+        for job, start, end in zip(batch, (0, *ends), ends, strict=False):
+            self._answer(job, [output[start:end] for output in outputs])
+        return True
+
+    def _run_alone(self, job: _Job) -> None:
+        if time.monotonic_ns() > job.deadline_ns:
+            self._answers.refuse(job.number, DeadlineExceededError("the request waited until its time was over"))
+            return
+        try:
+            outputs = self._run((job.number,), job.feeds, job.wanted.names)
+        except Terminated:
+            error = DeadlineExceededError("the model did not finish in time and was stopped")
+            self._answers.refuse(job.number, error)
+        except (MLBuffetError, MemoryError) as error:
+            self._answers.refuse(job.number, error)
+        else:
+            self._answer(job, outputs)
+
+    def _answer(self, job: _Job, outputs: list[Any]) -> None:
+        try:
+            extra = image.labels_of(outputs[0], job.labels) if job.labels else None
+            self._answers.add(job.number, buffet.encode(outputs, job.wanted, extra))
+        except Exception as error:  # noqa: BLE001 - as in decoding
+            self._answers.refuse(job.number, error)
+
+    def _run(self, numbers: tuple[int, ...], feeds: Feeds, names: Sequence[str]) -> list[Any]:
+        self._now_running(numbers)
+        self._answers.leave_if_due()
+        self._progress.ran()
         while True:
             try:
-                return self._model.run(feeds, wanted.names)
+                return self._model.run(feeds, names)
             except Terminated:
-                if self._stopped == number:
+                if self._stopped == numbers:
                     raise
-                # The stop was meant for the request before, which ended as it came.
+                # The stop was meant for what ran before, which ended as it came.
 
     def obey(self, stops: socket.socket) -> None:
         """Stop a run when told to (its own thread, asleep until then)."""
         while order := stops.recv(STOP.size):
             (number,) = STOP.unpack(order)
-            if number == self._running:
-                self._stopped = number
+            running = self._running
+            if number in running:
+                self._stopped = running
                 self._model.terminate()
-
-
-def _frame(kind: int, number: int, body: bytes) -> bytes:
-    return encode_frame(kind, Codec.NONE, b"", number, 0, len(body)) + body
-
-
-def _error(number: int, error: MLBuffetError) -> bytes:
-    return _frame(Kind.ERROR, number, orjson.dumps({"code": error.code, "message": error.message}))

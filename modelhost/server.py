@@ -13,14 +13,14 @@ from mlbuffet.channel import FrameProtocol, Kind
 from mlbuffet.errors import MLBuffetError, NotFoundError, NotLoadedError
 from mlbuffet.index import read_manifest, staging_folder, version_folder
 from mlbuffet.manifest import MODEL_FILE
-from modelhost.hosting import Waiting, send_error
 from modelhost.inventory import Inventory
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import CHECK_S, CheckTask
+from modelhost.waiting import Waiting, send_error
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT_S = 0.5
+_SILENT_S = 15.0
 _STAGED = re.compile(r"[0-9a-f]{32}")
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -60,12 +60,15 @@ class ChannelServer:
         """This modelhost's word on itself."""
         return orjson.dumps({"id": self.id, "ready": self.inventory.ready, "versions": self.inventory.states()})
 
-    async def beat(self) -> None:
-        """Show every inferrer that this process is alive, for ever."""
+    async def watch(self) -> None:
+        """Drop inferrers that have stopped asking for signs of life, for ever."""
         while True:
-            await asyncio.sleep(_HEARTBEAT_S)
-            for link in self.links:
-                link.send(Kind.STATE, 0, b"", 0, 0, b"")
+            await asyncio.sleep(_SILENT_S)
+            for link in list(self.links):
+                if not link.heard:
+                    log.warning("inferrer dropped", extra={"why": f"silent for {_SILENT_S:g} s"})
+                    link.close()
+                link.heard = False
 
     def call(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes) -> None:
         """Carry out a call; its answer goes back when it is done."""
@@ -114,6 +117,7 @@ class InferrerLink(FrameProtocol):
     def __init__(self, server: ChannelServer) -> None:
         super().__init__()
         self._server = server
+        self.heard = True  # of late
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say at once who this is and what is loaded."""
@@ -122,12 +126,14 @@ class InferrerLink(FrameProtocol):
         self.send(Kind.STATE, 0, b"", 0, 0, self._server.state())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the inferrer."""
+        """Forget the inferrer, and what it asked for."""
         super().connection_lost(exc)
         self._server.links.discard(self)
+        for version in self._server.inventory.hosted.values():
+            version.cancel_link(self)
 
     def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
-        """Give a prediction to its version, a call to its operation."""
+        """Give a prediction to its version, a call to its operation; answer a sign of life with one."""
         if kind == Kind.PREDICT:
             waiting = Waiting(self, frame_id, codec, time.monotonic_ns() + time_ns, body)
             try:
@@ -136,3 +142,10 @@ class InferrerLink(FrameProtocol):
                 waiting.refuse(error)
         elif kind == Kind.CALL:
             self._server.call(self, frame_id, key.decode("ascii", "replace"), body)
+        elif kind == Kind.PING:
+            self.heard = True
+            self.send(Kind.PONG, 0, b"", frame_id, time_ns, b"")
+        elif kind == Kind.CANCEL:
+            version = self._server.inventory.hosted.get(key)
+            if version is not None:
+                version.cancel(self, frame_id)

@@ -22,6 +22,7 @@ class ModelhostSettings:
     port: int = 8003
     repository: str = "repository"
     memory_bytes: int = 0
+    model_memory_bytes: int = 0
     threads: int = 1
     queue: int = 1024
     log_level: Level = "INFO"
@@ -30,6 +31,11 @@ class ModelhostSettings:
     def budget_bytes(self) -> int:
         """Memory that loaded models may take: as asked for, else 40 % of what the machine or the container has."""
         return self.memory_bytes or int(_available_bytes() * _BUDGET_SHARE)
+
+    @property
+    def model_bytes(self) -> int:
+        """Memory that one model's process may take for itself: as asked for, else the whole budget."""
+        return self.model_memory_bytes or self.budget_bytes
 
 
 def _available_bytes() -> int:

@@ -7,15 +7,18 @@ import json
 import logging
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from mlbuffet.channel import FrameProtocol, Kind
 from mlbuffet.errors import InvalidModelError, UnavailableError, from_code
-from modelhost.tasks import PROGRESS, PROGRESS_BYTES, STOP, CheckTask, RunnerTask
+from modelhost.progress import Progress, new_page
+from modelhost.tasks import CHECK_CPU_S, STOP, CheckTask, RunnerTask
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,10 @@ _ENVIRONMENT = {
 }
 
 _LAST_WORD_S = 0.05  # what a child wrote before it ended may still be on its way
+
+
+class ChildKilledError(ChildProcessError):
+    """A stranger killed the process: an operator, or the kernel for want of memory."""
 
 
 class Child:
@@ -89,8 +96,11 @@ class FirstWord:
         if self._said.done():
             return self._said.result()
         if child.ended.done():
-            msg = f"ended with status {child.ended.result()}"
-            raise ChildProcessError(msg)
+            status = child.ended.result()
+            msg = f"ended with status {status}"
+            if status == -signal.SIGXCPU:
+                msg = f"took more than {CHECK_CPU_S} s of processor time"
+            raise (ChildKilledError if status == -signal.SIGKILL and not child.killed else ChildProcessError)(msg)
         msg = f"was not done in {timeout_s:g} s"
         raise ChildProcessError(msg)
 
@@ -156,6 +166,17 @@ class Supervisor:
         Raises:
             InvalidModelError: it is no model, or crashed or outlasted the check.
         """
+        ends_at = self._loop.time() + timeout_s
+        try:
+            try:
+                return await self._check_once(task, timeout_s)
+            except ChildKilledError:  # hardly the file's fault: once more
+                return await self._check_once(task, max(ends_at - self._loop.time(), 0))
+        except ChildProcessError as error:
+            msg = f"the file is not a model that can be loaded: the process that tried {error}"
+            raise InvalidModelError(msg) from None
+
+    async def _check_once(self, task: CheckTask, timeout_s: float) -> dict[str, object]:
         word = FirstWord()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -165,9 +186,6 @@ class Supervisor:
         )
         try:
             return await word.wait(child, timeout_s)
-        except ChildProcessError as error:
-            msg = f"the file is not a model that can be loaded: the process that tried {error}"
-            raise InvalidModelError(msg) from None
         finally:
             child.kill()
             link.close()
@@ -182,17 +200,36 @@ class Supervisor:
 class Runner:
     """A running child that holds one model version."""
 
-    def __init__(self, child: Child, link: ProcessLink, stops: socket.socket, page: mmap.mmap) -> None:
+    def __init__(self, child: Child, link: ProcessLink, stops: socket.socket, progress: Progress) -> None:
         self.child = child
         self.link = link
         self._stops = stops
-        self._page = page
+        self._progress = progress
+        self._first_anonymous_bytes = 0
+        self._first_bytes = 0
         self.memory_bytes = 0
+        self.retiring = False  # it gets no more requests
+
+    def loaded(self, memory_bytes: int) -> None:
+        """Take note of what it takes for itself, by its own word, once it has loaded its model."""
+        self.memory_bytes = self._first_bytes = memory_bytes
+        self._first_anonymous_bytes = _anonymous_bytes(self.child.pid)
+
+    def measure(self) -> None:
+        """Bring `memory_bytes` up to date, cheaply: what it has grown by since it had loaded."""
+        anonymous_bytes = _anonymous_bytes(self.child.pid)
+        if anonymous_bytes:
+            self.memory_bytes = self._first_bytes + anonymous_bytes - self._first_anonymous_bytes
 
     @property
-    def running(self) -> int:
-        """The number of the request that it runs, or ran when it died."""
-        return int(PROGRESS.unpack_from(self._page)[0])
+    def running(self) -> tuple[int, ...]:
+        """The numbers of the requests that it runs together, or ran when it died."""
+        return self._progress.read_running()
+
+    @property
+    def batches(self) -> int:
+        """How often it has run its model."""
+        return self._progress.read_batches()
 
     def stop(self, number: int) -> None:
         """Ask it to stop running a request."""
@@ -201,11 +238,15 @@ class Runner:
         except OSError as error:
             log.info("runner not reached", extra={"why": str(error)})
 
-    def close(self) -> None:
-        """Hang up: it ends by itself."""
+    def hang_up(self) -> None:
+        """Let it end by itself."""
         self.link.close()
+
+    def close(self) -> None:
+        """Hang up and let go of what was shared with it."""
+        self.hang_up()
         self._stops.close()
-        self._page.close()
+        self._progress.close()
 
 
 async def start_runner(
@@ -227,18 +268,24 @@ async def start_runner(
 
     frames, their_frames = socket.socketpair()
     stops, their_stops = socket.socketpair()
-    page_fd = os.memfd_create("progress", os.MFD_CLOEXEC)
-    os.ftruncate(page_fd, PROGRESS_BYTES)
+    page_fd = new_page()
     with their_frames, their_stops:
         child = supervisor.fork("runner", task, [their_frames.fileno(), their_stops.fileno(), page_fd])
-    page = mmap.mmap(page_fd, PROGRESS_BYTES)
-    os.close(page_fd)
     _, link = await asyncio.get_running_loop().create_unix_connection(lambda: ProcessLink(take), sock=frames)
-    runner = Runner(child, link, stops, page)
+    runner = Runner(child, link, stops, Progress(page_fd))
     try:
-        runner.memory_bytes = int(str((await word.wait(child, timeout_s))["memory_bytes"]))
+        runner.loaded(int(str((await word.wait(child, timeout_s))["memory_bytes"])))
     except BaseException:  # also when nobody waits for it any more
         child.kill()
         runner.close()
         raise
     return runner
+
+
+def _anonymous_bytes(pid: int) -> int:
+    """Memory of a process that no file backs, its fork's shared pages included; 0 when it is gone."""
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * mmap.PAGESIZE

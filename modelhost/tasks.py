@@ -1,17 +1,16 @@
-"""What the modelhost and the processes it forks agree on: tasks, and the page that shows progress.
+"""What the modelhost and the processes it forks agree on: tasks, and the order to stop.
 
 Imported on both sides, so nothing here may import numpy or onnxruntime: the server process has neither.
 """
 
-import mmap
 import struct
 from dataclasses import dataclass
 
-PROGRESS = struct.Struct("<Q")  # the number of the request that is being run; 0 for none
-PROGRESS_BYTES = mmap.PAGESIZE
 STOP = struct.Struct("<Q")  # the number of the request whose run is to stop
 
 CHECK_S = 30
+CHECK_CPU_S = 20  # of these; a check that waits for the processor has longer
+_CHECK_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +21,7 @@ class RunnerTask:
     path: str
     digest: str
     threads: int
+    memory_bytes: int = 0  # that it may take for itself; 0 for any amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +30,4 @@ class CheckTask:
 
     path: str
     digest: str
+    memory_bytes: int = _CHECK_BYTES

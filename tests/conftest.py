@@ -1,11 +1,18 @@
 """Fixtures that several kinds of tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.harness.platform import RunningPlatform, running_platform
+
+# Row Z06: the same examples in every run, and many new ones in a soak.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("many", deadline=None, max_examples=10_000)
+settings.load_profile("many" if os.environ.get("MLBUFFET_SOAK") == "1" else "same")
 
 
 @pytest.fixture(scope="session")

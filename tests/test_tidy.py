@@ -42,7 +42,7 @@ def _name(path: Path) -> str:
 @pytest.mark.parametrize("path", _product(), ids=_name)
 def test_a_module_has_one_subject(path: Path) -> None:
     assert path.stem not in EMPTY_NAMES
-    limit = 400 if path.name == "errors.py" else MODULE_LINES  # a list has no second subject
+    limit = 450 if path.name == "errors.py" else MODULE_LINES  # a list has no second subject
     assert path.read_text().count("\n") <= limit
 
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
 from flask import Request
 
+from inferrer.terms import check_encoding
 from mlbuffet.errors import BadRequestError, InvalidJSONError, TooLargeError, UnprocessableError
 from mlbuffet.manifest import ImageSettings
+from mlbuffet.strict_json import count_strings, parse
 
 _JSON_BYTES = 1 << 20
 _DEPTH = 100
@@ -23,9 +24,11 @@ def json_object(request: Request) -> dict[str, Any]:
     """The body as a JSON object of at most 1 MiB.
 
     Raises:
+        UnsupportedTypeError: it is compressed.
         InvalidJSONError, TooLargeError: not JSON, or too long.
         UnprocessableError: JSON, but no object.
     """
+    check_encoding(request.headers.get("Content-Encoding", ""))
     body = request.stream.read(_JSON_BYTES + 1)
     if len(body) > _JSON_BYTES:
         msg = f"this body has at most {_JSON_BYTES} bytes"
@@ -37,35 +40,32 @@ def json_object(request: Request) -> dict[str, Any]:
     return data
 
 
-def parse_json(text: bytes | str) -> Any:  # noqa: ANN401 - any JSON
-    """Strict JSON.
+def parse_json(text: bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Strict JSON, nested no deeper than can be written again.
 
     Raises:
         InvalidJSONError: it is not.
     """
-    try:
-        data = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        msg = f"the body is not JSON: {error}"
-        raise InvalidJSONError(msg) from None
-    if _is_deep(data):
+    data = parse(text)
+    level, strings = [data], 0
+    for _ in range(_DEPTH):
+        if not level:
+            break
+        strings += sum(len(item) if isinstance(item, dict) else isinstance(item, str) for item in level)
+        level = [child for item in level for child in _children(item)]
+    if level:
         msg = f"the body is nested deeper than {_DEPTH} levels"
+        raise InvalidJSONError(msg)
+    if strings != count_strings(text):
+        msg = "in one object each name stands once; received one that stands there again"
         raise InvalidJSONError(msg)
     return data
 
 
-def _is_deep(data: object) -> bool:
-    """Tell whether JSON is nested deeper than it may be: what is read is written again, and that has a bound too."""
-    level = [data]
-    for _ in range(_DEPTH):
-        level = [child for item in level if isinstance(item, (list, dict)) for child in _children(item)]
-        if not level:
-            return False
-    return True
-
-
-def _children(item: list[Any] | dict[str, Any]) -> Iterable[Any]:
-    return item.values() if isinstance(item, dict) else item
+def _children(item: object) -> Iterable[object]:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list) else ()
 
 
 def image_settings(text: str | None) -> ImageSettings | None:
@@ -74,7 +74,7 @@ def image_settings(text: str | None) -> ImageSettings | None:
     Raises:
         InvalidJSONError, UnprocessableError: not JSON, or not image settings.
     """
-    return None if text is None else ImageSettings.from_json(parse_json(text))
+    return None if text is None else ImageSettings.from_json(parse_json(text.encode()))
 
 
 def announced_digest(request: Request) -> str | None:

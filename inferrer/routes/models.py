@@ -10,7 +10,7 @@ from flask import Blueprint, Request, Response, request
 
 from inferrer.adoption import adopt_all
 from inferrer.controlplane import UploadOptions
-from inferrer.replicas import Replica
+from inferrer.replica import Replica
 from inferrer.routes.fields import (
     announced_digest,
     idempotency_key,
@@ -151,6 +151,16 @@ def _changing(services: Services) -> Blueprint:
         manifest = services.controlplane.set_default(ModelRef(parse_ref(name).name, version))
         return answer({"model": manifest.model, "default": manifest.version})
 
+    @routes.post("/api/v1/models/<name>/load")
+    def load_model(name: str) -> Response:
+        """Load a model on every modelhost; lifts a quarantine.
+
+        curl -X POST http://127.0.0.1:8002/api/v1/models/iris.onnx/load
+        """
+        manifest = services.controlplane.load(parse_ref(name))
+        hosts = _hosts(manifest, services.dataplane.replicas.all())
+        return answer({"model": manifest.model, "version": manifest.version, "modelhosts": hosts})
+
     @routes.delete("/api/v1/models/<name>")
     def delete_model(name: str) -> Response:
         """Delete a model, or with `name:version` one version of it.
@@ -209,7 +219,7 @@ def _changes(data: Mapping[str, Any]) -> dict[str, object]:
     """What a POST wants changed, as fields of the manifest."""
     known = {"model_description", "image", "pinned"}
     if not data or set(data) - known:
-        msg = f"the fields are {', '.join(sorted(known))}; received {', '.join(sorted(data)) or 'none'}"
+        msg = f"the fields are {', '.join(sorted(known))}; received {min(set(data) - known, default='none')[:80]!a}"
         raise UnprocessableError(msg)
     changes: dict[str, object] = {}
     if "model_description" in data:
@@ -247,8 +257,6 @@ def _summary(entry: ModelEntry) -> dict[str, object]:
 def _details(entry: ModelEntry, manifest: Manifest, replicas: list[Replica]) -> dict[str, object]:
     """One model whole; the first input's fields again by themselves for the seed's clients."""
     signature = manifest.signature
-    key = manifest.key.decode()
-    hosts = [{**replica.describe(), **_state(replica, key)} for replica in replicas]
     first = signature.inputs[0] if signature.inputs else None
     sizes = [axis for axis in first.shape[1:] if axis is not None] if first else []
     return _version(manifest) | {
@@ -258,14 +266,18 @@ def _details(entry: ModelEntry, manifest: Manifest, replicas: list[Replica]) -> 
         "image": asdict(manifest.image),
         "default": entry.default,
         "versions": [_version(version) for _, version in sorted(entry.versions.items())],
-        "modelhosts": hosts,
+        "modelhosts": _hosts(manifest, replicas),
         "input_name": first.name if first else None,
         "num_inputs": math.prod(sizes),
         "output_name": signature.outputs[0].name if signature.outputs else None,
     }
 
 
-def _state(replica: Replica, key: str) -> dict[str, object]:
-    """A version's state on one modelhost, in the model repository's words."""
-    state, code, reason = replica.versions.get(key, ["UNAVAILABLE", "", "not loaded"])
-    return {"state": state, "reason": reason, **({"code": code} if code else {})}
+def _hosts(manifest: Manifest, replicas: list[Replica]) -> list[dict[str, object]]:
+    """A version's state on each modelhost, in the model repository's words."""
+    key = manifest.key.decode()
+    hosts: list[dict[str, object]] = []
+    for replica in replicas:
+        state, code, reason = replica.versions.get(key, ["UNAVAILABLE", "", "not loaded"])
+        hosts.append({**replica.describe(), "state": state, "reason": reason, **({"code": code} if code else {})})
+    return hosts

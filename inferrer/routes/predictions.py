@@ -5,8 +5,8 @@ from typing import TypeVar
 
 from flask import Blueprint, Response, request
 
-from inferrer.dataplane import reply_headers
 from inferrer.services import Services
+from inferrer.targets import reply_headers
 from inferrer.terms import TIMEOUT_HEADER, check_encoding, codec_of, timeout_of
 from mlbuffet.channel import Codec, pack_options
 from mlbuffet.chassis.forms import is_multipart, read_chunks, read_form
@@ -32,7 +32,8 @@ def prediction_routes(services: Services) -> Blueprint:
         timeout_s = timeout_of(request.headers.get(TIMEOUT_HEADER, ""), services.settings.timeout_s)
         check_encoding(request.headers.get("Content-Encoding", ""))
         codec, body = _read_body(services.index, name)
-        reply, target = services.dataplane.predict(name.encode(), codec, body, timeout_s)
+        on_gone = request.environ["mlbuffet.on_gone"]
+        reply, target = services.dataplane.predict(name.encode(), codec, body, timeout_s, on_gone)
         return Response(reply, headers=reply_headers(target.manifest))
 
     return routes

@@ -1,114 +1,116 @@
 """One client connection: one request at a time to the lane or to Flask, answers in order, bounded both ways."""
 
 import asyncio
-import logging
 from collections import deque
-from http import HTTPStatus
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from mlbuffet.chassis.ids import request_id_of
-from mlbuffet.chassis.reader import RequestReader
-from mlbuffet.chassis.request import Request, phrase_of
+from mlbuffet.chassis.reader import RequestReader, cut_short, too_slow
+from mlbuffet.chassis.request import Request
+from mlbuffet.chassis.writer import NEVER, ResponseWriter, render_head
 from mlbuffet.chassis.wsgi import HIGH_WATER_BYTES, BodyStream, WsgiCall
-from mlbuffet.errors import (
-    BusyError,
-    IncompleteBodyError,
-    MLBuffetError,
-    RequestTimeoutError,
-)
+from mlbuffet.errors import BusyError, IncompleteBodyError, MLBuffetError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from mlbuffet.chassis.http import HttpServer
 
-log = logging.getLogger(__name__)
-
-_STATUS_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {phrase_of(status.value)}\r\n".encode() for status in HTTPStatus
-}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_BODILESS = frozenset({204, 304})
-_NEVER = float("inf")
+# A FIN may be only a half-close, as `nc` does it; nginx does not wait at all.
+GONE_S = 1.0
 
 
-class HttpConnection(RequestReader, asyncio.Protocol):
-    """One client connection: one request at a time, answers in order."""
+class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
+    """The state of one connection."""
 
     def __init__(self, server: "HttpServer") -> None:
-        super().__init__(server.limits, server.loop.time)
+        RequestReader.__init__(self, server.limits, server.hosts, server.loop.time)
+        ResponseWriter.__init__(self, server.limits, server.loop)
         self.server = server
-        self._loop = server.loop
-        self._transport: asyncio.Transport | None = None
         self._active: Request | None = None  # being answered
         self._waiting: deque[Request] = deque()
-        self._paused = False
+        self._paused_at = NEVER
         self._half_closed = False
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    # Transport ------------------------------------------------------------------------------------------------------
+        self._closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Join the server's connections."""
+        """Join the server's connections, if there is room."""
         self._transport = cast("asyncio.Transport", transport)
-        self.server.connections.add(self)
+        if not self.server.admit(self):
+            self.deaf = True
+            self._active = request = Request()
+            request.complete = True  # so that closing does not wait for what nobody reads
+            self._answer_error(request, BusyError("this server has as many connections as it may"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Tell whoever waits for the rest of a body, or to write, that nobody is there."""
+        """Tell whoever waits for the rest of a body, to write, or to answer, that nobody is there."""
         self.server.connections.discard(self)
         self._transport = None
-        self.deaf = True
+        self.deaf = self._closed = True
         self._writable.set()
         self._cut_short()
-        self._active = None
+        active, self._active = self._active, None
+        if active is not None and active.on_gone is not None:
+            active.on_gone()
+            active.on_gone = None
 
     def eof_received(self) -> bool:
         """Let a client that has sent all close its half and still read the answer."""
         self._half_closed = True
         self._cut_short()
         if self.incoming is not None and not self.deaf:
-            self._refuse(IncompleteBodyError("the connection was closed before the request was whole"))
+            self._reject(IncompleteBodyError("the connection was closed before the request was whole"))
+        if self._active is not None:
+            self._loop.call_later(GONE_S, self._give_up, self._active)
         return self._active is not None
+
+    def watch(self, request: Request, on_gone: Callable[[], None]) -> None:
+        """Have `on_gone` called once if the client leaves before its answer; at once if it has left."""
+        if request is self._active:
+            request.on_gone = on_gone
+        else:
+            on_gone()
+
+    def _give_up(self, request: Request) -> None:
+        """Take a client that has closed its half a while ago for gone, where an answer can be called off."""
+        if request is self._active and request.on_gone is not None:
+            self.abort()
 
     def _cut_short(self) -> None:
         """End a stream that will not become whole."""
         active = self._active
         if active is not None and active.stream is not None and not active.complete:
-            msg = f"the connection ended after {active.received} bytes of the body"
-            if active.content_length >= 0:
-                msg += f"; Content-Length announced {active.content_length}"
-            active.stream.end(IncompleteBodyError(msg))
+            active.stream.end(cut_short(active))
             self.incoming = None
 
-    def endpoints(self) -> tuple[tuple[str, int], int]:
-        """The client's address and our port; both empty when the client is gone already."""
-        if self._transport is None:
-            return ("", 0), 0
-        return self._transport.get_extra_info("peername")[:2], self._transport.get_extra_info("sockname")[1]
-
     def pause_writing(self) -> None:
-        """Hold back writers: the client reads slower than they write."""
-        self._writable.clear()
+        """Take no more requests from a client that does not read the answers it has."""
+        super().pause_writing()
+        self._pause()
 
     def resume_writing(self) -> None:
-        """Let them go on."""
-        self._writable.set()
+        """Go on with what waited."""
+        super().resume_writing()
+        if self._active is None and not self._closed:
+            self._next()
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what follows is of no interest; while a request is answered, only what came with it."""
         if self.deaf:
+            self._pause()  # nor does it cost anything to drop
             return
         busy = self._active is not None and self._active.complete
-        if not self.feed(data):
+        if not self.feed(data) and self.refusal is None:
             # No other protocol is spoken here: the request is answered as if it had not asked, the rest is dropped.
-            for request in (self.incoming, self._active, *self._waiting):
-                if request is not None:
-                    request.keep_alive = False
-        if self.refusal is not None:
-            self._refuse(self.refusal)
+            self.deaf = True
+            last = self._waiting[-1] if self._waiting else self._active
+            if last is not None:
+                last.keep_alive = False
+            else:
+                self._close(linger=False)
+        if self.refusal is not None and not self._closed:
+            self._reject(self.refusal)
         elif busy or self._waiting:
             self._pause()
-
-    # What the reader says ------------------------------------------------------------------------------------------
 
     def head_complete(self, request: Request) -> None:
         """Decide who answers; a client that waits for leave gets it from the lane at once, from Flask when it reads."""
@@ -116,9 +118,11 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         if self.server.lane.wants(request):
             request.in_lane = self.server.lane_on
             request.body_limit = min(request.body_limit, self.limits.lane_body_bytes)
-        if request.expects and request.in_lane:
+        if not request.expects or request.content_length > request.body_limit:
+            return
+        if request.in_lane:
             self._continue()
-        elif request.expects and self._active is None:
+        elif self._active is None:
             self._start(request)
 
     def body_received(self, request: Request, chunk: bytes) -> None:
@@ -128,7 +132,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
             if request.stream.buffered > HIGH_WATER_BYTES:
                 self._pause()
         else:
-            request.body.append(chunk)
+            request.keep(chunk)
             if not request.in_lane and request.received > HIGH_WATER_BYTES and self._active is None:
                 self._start(request)
 
@@ -136,21 +140,17 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         """Begin to answer, or wait for the answer before."""
         if request.stream is not None:
             request.stream.end()
-        elif self._active is None:
+            self._resume()  # or its leaving would not be seen
+        elif self._active is None and self._writable.is_set():
             self._start(request)
         else:
             self._waiting.append(request)
 
-    def _continue(self) -> None:
-        if self._transport is not None:
-            self._transport.write(_CONTINUE)
-
-    # Answering ------------------------------------------------------------------------------------------------------
-
     def _start(self, request: Request) -> None:
         """Give a request to the lane or to Flask."""
         self._active = request
-        self.expires_at = _NEVER if request.complete else self._loop.time() + self.limits.body_idle_s
+        if request.complete:
+            self.expires_at = NEVER
         if request.in_lane:
             self.server.lane.handle(request, self)
             return
@@ -160,13 +160,13 @@ class HttpConnection(RequestReader, asyncio.Protocol):
 
         request.stream = BodyStream(on_wanted)
         for chunk in request.body:
-            request.stream.feed(chunk)
+            request.stream.feed(bytes(chunk))
         request.body.clear()
         if request.complete:
             request.stream.end()
-        call = WsgiCall(self.server.app, request, self)
+        pool = self.server.pool(request)
         try:
-            self.server.submit(call.run)
+            pool.submit(WsgiCall(self.server.app, request, self, pool))
         except BusyError as error:
             self._answer_error(request, error)
 
@@ -176,9 +176,10 @@ class HttpConnection(RequestReader, asyncio.Protocol):
             return
         if request.expects and not request.complete:
             request.expects = False
+            self._body_ends_at = self._loop.time() + self.limits.body_idle_s
             self._continue()
-        self.expires_at = self._loop.time() + self.limits.body_idle_s
         self._resume()
+        self.extend()
 
     def respond(self, request: Request, status: int, fields: bytes, body: bytes) -> None:
         """Send a whole answer and go on with the next request (event loop); `fields` are header lines with CRLF."""
@@ -203,104 +204,99 @@ class HttpConnection(RequestReader, asyncio.Protocol):
 
     def head(self, request: Request, status: int, fields: bytes, length: int | None) -> bytes:
         """Status line and header lines; `length` None stands for a chunked body."""
-        if not request.complete or self.server.draining or self._half_closed:
+        if not request.complete or self.server.draining or (self._half_closed and not self._waiting):
             request.keep_alive = False
-        if length is None:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif status in _BODILESS:
-            framing = b""
-        else:
-            framing = b"Content-Length: %d\r\n" % length
-        if not request.keep_alive:
-            framing += b"Connection: close\r\n"
-        elif request.http_version == "1.0":
-            framing += b"Connection: keep-alive\r\n"
-        name = request.request_id.encode()
-        return b"%bDate: %b\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
-            _STATUS_LINES[status],
-            self.server.date(),
-            fields,
-            name,
-            framing,
-        )
+        return render_head(request, status, self.server.date(), fields, length)
 
     def finish(self, request: Request) -> None:
         """The answer is written: close, or take the next request."""
         if request is not self._active:
             return
-        self._active = None
-        if not request.keep_alive or self.deaf:
+        self._active = request.on_gone = None  # which leads back to the request: a circle
+        if not request.keep_alive:
             self._close(linger=not request.complete)
             return
         self.expires_at = self._loop.time() + self.limits.keep_alive_s
+        if self._writable.is_set():
+            self._next()
+
+    def _next(self) -> None:
+        """Take the next request: one that has come already, or whatever comes."""
         if self._waiting:
             self._start(self._waiting.popleft())
+        elif self.refusal is not None:
+            self._answer_refusal(self.refusal)
         else:
             self._resume()
 
-    def _refuse(self, error: MLBuffetError) -> None:
-        """What comes on this connection cannot be trusted: answer what is owed, then close."""
+    def _reject(self, error: MLBuffetError) -> None:
+        """What comes on this connection cannot be trusted: answer what is owed, then say so and close."""
         self.deaf = True
-        self._waiting.clear()
-        active, incoming, self.incoming = self._active, self.incoming, None
-        if active is None:
-            request = incoming or Request()
-            self._active = request
-            self._answer_error(request, error)
-        elif active.stream is not None and not active.complete:
+        self.refusal = error
+        active = self._active
+        if active is not None and active.stream is not None and not active.complete:
             active.stream.end(error)
+        elif active is None and not self._waiting:
+            self._answer_refusal(error)
+
+    def _answer_refusal(self, error: MLBuffetError) -> None:
+        self._active = request = self.incoming or Request()
+        self.incoming = None
+        self._answer_error(request, error)
 
     def _answer_error(self, request: Request, error: MLBuffetError) -> None:
         """Answer the active request without a route."""
         request.keep_alive = False
         request.request_id = request.request_id or request_id_of(b"")
         fields, body = self.server.lane.render_error(request.request_id, error)
-        self.respond(request, error.status, fields, body)
+        head = self.head(request, error.status, fields, len(body))
+        self.write(request, head if request.method == b"HEAD" else head + body)
+        self.finish(request)
 
     def expire(self) -> None:
         """The time for what this connection was doing is over."""
-        self.expires_at = _NEVER
+        self.expires_at = NEVER
         active = self._active
         if active is not None and active.stream is not None and not active.complete:
-            if not self._paused:
-                msg = f"no byte of the body came for {self.limits.body_idle_s:g} s"
-                active.stream.end(RequestTimeoutError(msg))
+            if self._paused_at == NEVER:
+                active.stream.end(too_slow(self.limits))
         elif self.incoming is not None:
-            self._refuse(RequestTimeoutError("the request did not come in time"))
+            self._reject(RequestTimeoutError("the request did not come in time"))
         elif active is None:
             self._close(linger=False)
 
+    @property
+    def idle(self) -> bool:
+        """Tell whether no request is being received or answered."""
+        return self._active is None and self.incoming is None and not self._waiting and not self.deaf
+
     def close_if_idle(self) -> None:
         """Close unless a request is being received or answered (drain)."""
-        if self._active is None and self.incoming is None:
+        if self.idle:
             self._close(linger=False)
 
-    # Writing --------------------------------------------------------------------------------------------------------
+    def answers(self, request: Request) -> bool:
+        """Tell whether somebody waits for the answer to a request."""
+        return request is self._active
 
     def _pause(self) -> None:
-        if not self._paused and self._transport is not None and not self._half_closed:
-            self._paused = True
+        if self._paused_at == NEVER and self._transport is not None and not self._half_closed:
+            self._paused_at = self._loop.time()
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and self._transport is not None and not self._half_closed:
-            self._paused = False
+        if self._paused_at != NEVER and self._transport is not None and not self._half_closed:
+            # It is not the client that was slow meanwhile.
+            self._body_ends_at += self._loop.time() - self._paused_at
+            self._paused_at = NEVER
             self._transport.resume_reading()
 
     def _close(self, *, linger: bool) -> None:
-        """Send all that was written, then FIN; linger where unread bytes would destroy the answer by RST."""
-        self.deaf = True
-        self.expires_at = _NEVER
-        if self._transport is None:
-            return
-        if not linger or self._half_closed:
-            self._transport.close()
-            return
-        self._pause()
-        self._transport.write_eof()
-        self._loop.call_later(self.limits.linger_s, self.abort)
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Take nothing more, and close when all is sent."""
+        self.deaf = self._closed = True
+        self.expires_at = NEVER
+        if linger and not self._half_closed:
+            self._pause()
+            self._shut(linger=True)
+        else:
+            self._shut(linger=False)

@@ -5,30 +5,49 @@ request of a connection is handled at a time; pipelined ones wait in order.
 """
 
 import asyncio
+import heapq
+import resource
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
 from mlbuffet.chassis.connection import HttpConnection
-from mlbuffet.chassis.request import Lane, Limits
-from mlbuffet.chassis.wsgi import WSGIApplication
-from mlbuffet.errors import BusyError
+from mlbuffet.chassis.hosts import HostPolicy
+from mlbuffet.chassis.request import Lane, Limits, Request
+from mlbuffet.chassis.wsgi import Pool, WSGIApplication
+
+_OTHER_DESCRIPTORS = 64  # listeners, channels, logs, counters; besides, each thread may hold two files
+_LEAST_ROOM = 8
+_SHARE_CLOSED = 16
+
+
+def room_for_connections(descriptors: int, threads: int) -> int:
+    """How many connections a process may have that may have so many descriptors. Pure."""
+    return max(descriptors - _OTHER_DESCRIPTORS - 2 * threads, _LEAST_ROOM)
 
 
 class HttpServer:
     """What all connections of a process share."""
 
-    def __init__(self, app: WSGIApplication, lane: Lane, limits: Limits, *, lane_on: bool = True) -> None:
+    def __init__(
+        self,
+        app: WSGIApplication,
+        lane: Lane,
+        limits: Limits,
+        *,
+        hosts: HostPolicy | None = None,
+        lane_on: bool = True,
+    ) -> None:
         self.app = app
+        self.hosts = hosts or HostPolicy()
         self.lane = lane
         self.lane_on = lane_on
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.connections: set[HttpConnection] = set()
         self.draining = False
-        self._threads = ThreadPoolExecutor(limits.threads, "wsgi")
-        self._running = 0
+        # Apart, so that clients who are slow to send hold no thread that those who have sent all could use.
+        self._sending = Pool(max(limits.threads // 2, 1), limits.waiting, "sending")
+        self._sent = Pool(max(limits.threads - limits.threads // 2, 1), limits.waiting, "wsgi")
         self._date = (0, b"")
         self._sweeper = self.loop.create_task(self._sweep())
 
@@ -36,21 +55,28 @@ class HttpServer:
         """Make the protocol for a new connection."""
         return HttpConnection(self)
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run something in a thread.
+    def pool(self, request: Request) -> Pool:
+        """The threads for a request."""
+        return self._sent if request.complete else self._sending
 
-        Raises:
-            BusyError: as many as may already run and wait.
-        """
-        if self._running >= self.limits.threads + self.limits.waiting:
-            msg = f"{self._running} requests are already being handled here"
-            raise BusyError(msg)
-        self._running += 1
-        self._threads.submit(work)
+    def admit(self, connection: HttpConnection) -> bool:
+        """Take a new connection; near the limit of descriptors idle ones are closed for it. False: there is no room."""
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        admitted = (
+            len(self.connections) < room_for_connections(descriptors, self.limits.threads) or self.close_idle() > 0
+        )
+        if admitted:
+            self.connections.add(connection)
+        return admitted
 
-    def left(self) -> None:
-        """Say that work which was submitted has ended (event loop)."""
-        self._running -= 1
+    def close_idle(self) -> int:
+        """Close some of the idle connections, those first that will expire first; returns how many."""
+        idle = [connection for connection in self.connections if connection.idle]
+        count = max(len(idle) // _SHARE_CLOSED, 1)
+        oldest = heapq.nsmallest(count, idle, key=lambda connection: connection.expires_at)
+        for connection in oldest:
+            connection.close_if_idle()
+        return len(oldest)
 
     def date(self) -> bytes:
         """The Date header's value, made once a second."""
@@ -67,6 +93,8 @@ class HttpServer:
             for connection in list(self.connections):
                 if connection.expires_at < now:
                     connection.expire()
+                if connection.stalls_at < now:
+                    connection.check_reader()
 
     async def drain(self, timeout_s: float) -> None:
         """Let requests that are in flight end, then close every connection."""
@@ -79,4 +107,5 @@ class HttpServer:
         self._sweeper.cancel()
         for connection in list(self.connections):
             connection.abort()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._sending.close()
+        self._sent.close()

@@ -6,12 +6,14 @@
 import logging
 import re
 import sys
+import time
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import orjson
 
+_JUMP_S = 5.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -27,6 +29,7 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
+        self._wall_ahead_s = time.time() - time.monotonic()
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the record; a value JSON does not have is written as its text."""
@@ -40,6 +43,9 @@ class JsonFormatter(logging.Formatter):
         if current_request.get():
             line["request_id"] = current_request.get()
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        shift_s = record.created - time.monotonic() - self._wall_ahead_s
+        if abs(shift_s) > _JUMP_S:  # the clock was set since this process began: its times do not compare
+            line["clock_shift_s"] = round(shift_s)
         if record.exc_info:
             line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         return _RAW.sub(_escape, orjson.dumps(line, default=str).decode())

@@ -1,14 +1,15 @@
-"""What a process asks of the kernel for itself: to die with its parent, a name, limits."""
+"""What a process asks of the kernel for itself: to die with its parent, a name, how much memory it takes."""
 
 import ctypes
 import gc
+import io
 import os
 import resource
 import signal
+from typing import TextIO
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
-_PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -24,17 +25,6 @@ def set_name(name: str) -> None:
     _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
-def confine(*, cpu_s: int | None, memory_bytes: int | None) -> None:
-    """Give up what a process that runs models does not need: new privileges, files to write, core dumps."""
-    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    if cpu_s is not None:
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-
-
 def settle_memory() -> None:
     """Take what start-up made out of the garbage collector's rounds, and make them rarer.
 
@@ -46,10 +36,15 @@ def settle_memory() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def own_memory_bytes() -> int:
-    """Memory that would come back if this process ended: its private pages."""
+def open_memory() -> TextIO:
+    """What `own_memory_bytes` reads, opened ahead for a process that may open nothing when it wants to know."""
     try:
-        with open("/proc/self/smaps_rollup", encoding="ascii") as file:  # noqa: PTH123 - on the load path, kept cheap
-            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
+        return open("/proc/self/smaps_rollup", encoding="ascii")  # noqa: PTH123 - on the load path, kept cheap
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return io.StringIO()
+
+
+def own_memory_bytes(rollup: TextIO) -> int:
+    """Memory that would come back if this process ended: its private pages."""
+    private = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+    return (private or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024

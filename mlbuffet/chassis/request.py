@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 PREDICT_BYTES = 1 << 26  # a prediction is held in memory whole; an upload never is
+_PIECE_BYTES = 1 << 12
 
 
 # RFC 9110's names; the standard library took them over only with Python 3.13.
@@ -36,7 +37,9 @@ class Limits:
     head_bytes: int = 1 << 16
     head_timeout_s: float = 15
     body_idle_s: float = 20
-    keep_alive_s: float = 75
+    body_rate: int = 500  # bytes a second that a body must come in, and an answer be taken, on the whole
+    write_idle_s: float = 20
+    keep_alive_s: float = 70
     linger_s: float = 1
     threads: int = 32
     waiting: int = 256
@@ -66,7 +69,17 @@ class Request:
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
         self.fields: dict[bytes, bytes] = {}
-        self.body: list[bytes] = []
+        self.body: list[bytes | bytearray] = []
+
+    def keep(self, chunk: bytes) -> None:
+        """Keep a piece of the body; small ones together, because an object for each byte takes fifty times its room."""
+        if not self.body or len(chunk) >= _PIECE_BYTES:
+            self.body.append(chunk)
+            return
+        last = self.body[-1]
+        if isinstance(last, bytes):
+            self.body[-1] = last = bytearray(last)
+        last += chunk
 
     def header(self, name: bytes) -> bytes:
         """A header's value, `name` in lower case; empty without it."""

@@ -13,11 +13,19 @@ from werkzeug.exceptions import HTTPException
 from mlbuffet.chassis.connection import HttpConnection
 from mlbuffet.chassis.logs import current_request
 from mlbuffet.chassis.request import Request, phrase_of
-from mlbuffet.errors import BadRequestError, MethodNotAllowedError, MLBuffetError, NotFoundError, UnavailableError
+from mlbuffet.errors import (
+    BadRequestError,
+    ClientGoneError,
+    MethodNotAllowedError,
+    MLBuffetError,
+    NotFoundError,
+    UnavailableError,
+)
 
 log = logging.getLogger(__name__)
 
 JSON_TYPE = "application/json"
+CLIENT_GONE = 499  # nginx's number for a request whose client did not wait for the answer
 
 
 def http_status(status: int) -> dict[str, object]:
@@ -60,6 +68,11 @@ def log_failure(error: MLBuffetError, request_id: str, route: str) -> None:
     log.log(level, "request failed", extra=fields | {"why": error.message})
 
 
+def log_gone(route: str, request_id: str) -> None:
+    """The one record of a request whose client left before its answer."""
+    log.info("client left", extra={"request_id": request_id, "route": route, "status": CLIENT_GONE})
+
+
 def log_slow(route: str, seconds: float, request_id: str) -> None:
     """The one record of a request that took long and succeeded."""
     log.info("slow request", extra={"request_id": request_id, "route": route, "seconds": round(seconds, 3)})
@@ -80,6 +93,10 @@ def install_errors(app: Flask) -> None:
         headers, body = error_answer(error, request_id())
         return Response(body, error.status, headers)
 
+    def gone(_: ClientGoneError) -> Response:
+        log_gone(route(), request_id())
+        return Response(status=CLIENT_GONE)
+
     def unforeseen(error: Exception) -> Response:
         log.error("unforeseen failure", exc_info=error, extra={"request_id": request_id()})
         return respond(MLBuffetError("something failed inside the server; its log has the details"))
@@ -90,6 +107,7 @@ def install_errors(app: Flask) -> None:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))  # type: ignore[attr-defined]
         return response
 
+    app.register_error_handler(ClientGoneError, gone)
     app.register_error_handler(MLBuffetError, respond)
     app.register_error_handler(HTTPException, from_flask)
     app.register_error_handler(Exception, unforeseen)

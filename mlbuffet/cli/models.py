@@ -5,7 +5,7 @@ from typing import IO, Any
 
 import click
 
-from mlbuffet.answers import ModelDetails, Tensor, Version
+from mlbuffet.answers import Loaded, ModelDetails, Tensor, Version
 from mlbuffet.cli.output import progress_bar, size, write_json, write_line, write_table
 from mlbuffet.cli.server import Json, as_json, asks_server
 from mlbuffet.client import Client
@@ -79,8 +79,12 @@ def _write(model: ModelDetails) -> None:
     ]
     write_line("")
     write_table(("version", "", "size", "created", "source", "digest"), versions)
-    hosts = [(host.get("modelhost"), host.get("state"), host.get("reason")) for host in model["modelhosts"]]
     write_line("")
+    _write_hosts(model)
+
+
+def _write_hosts(model: ModelDetails | Loaded) -> None:
+    hosts = [(host.get("modelhost"), host.get("state"), host.get("reason")) for host in model["modelhosts"]]
     write_table(("modelhost", f"state of version {model['version']}", ""), hosts)
 
 
@@ -177,6 +181,19 @@ def rollback(client: Client, name: str, version: int | None, *, as_json: bool) -
         write_json({"model": name, "default": default})
     else:
         write_line(f"{name}: version {default} is the default")
+
+
+@models.command()
+@click.argument("name")
+@as_json
+@asks_server
+def load(client: Client, name: str, *, as_json: bool) -> None:
+    """Load a model on every modelhost; lifts a quarantine."""
+    loaded = client.load(name)
+    if as_json:
+        write_json(loaded)
+    else:
+        _write_hosts(loaded)
 
 
 @models.command("rm")

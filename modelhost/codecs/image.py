@@ -15,7 +15,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from mlbuffet.channel import unpack_options
 from mlbuffet.errors import BadRequestError, InvalidImageError, InvalidValueError, TooLargeError, UnsupportedTypeError
 from mlbuffet.manifest import ImageSettings, Signature, TensorSpec
-from modelhost.codecs.buffet import Array, Wanted, wanted_outputs
+from modelhost.codecs.buffet import Wanted, wanted_outputs
+from modelhost.codecs.tensors import Array
 from modelhost.runtimes.onnx import DTYPES
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")

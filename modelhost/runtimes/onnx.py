@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from mlbuffet.errors import InvalidModelError, InvalidValueError, ModelCorruptError
+from mlbuffet.errors import InvalidModelError, InvalidValueError, MLBuffetError, ModelCorruptError, ResourceLimitError
 from mlbuffet.manifest import Signature, TensorSpec
 
 _DATATYPES = {
@@ -28,9 +28,20 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype(np.float64),
 } | {f"{sign}INT{bits}": np.dtype(f"{sign}int{bits}".lower()) for sign in ("", "U") for bits in (8, 16, 32, 64)}
 
+Feeds = dict[str, np.ndarray[Any, Any]]
+
 _QUIET = 4  # fatal only: what goes wrong is told in the exception, and standard error belongs to nobody
 _PATHS = re.compile(r"(?:/[\w.+-]+){2,}(?::\d+)?\S*")
 _MESSAGE = 300
+_NO_MEMORY = re.compile("[Ff]ailed to allocate|bad_?alloc|bad allocation|would require more than")
+TOO_MUCH = "the model needs more memory for this than it may take"
+
+
+_SESSION = {
+    "session.intra_op.allow_spinning": "0",
+    "session.load_model_format": "ONNX",  # not the runtime's own format, whose files nothing has looked at
+    "session.use_env_allocators": "1",
+}
 
 
 class Terminated(Exception):  # noqa: N818 - it is no error: it was asked for
@@ -45,17 +56,20 @@ class OnnxModel:
 
         Raises:
             InvalidModelError: the bytes are not a model that can be loaded.
+            ResourceLimitError: there is not enough memory for it.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _QUIET
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for entry, value in _SESSION.items():
+            options.add_session_config_entry(entry, value)
         try:
+            _share_allocator()
             self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base of their own
             msg = f"the file is not a model that can be loaded: {clean_message(error)}"
-            raise InvalidModelError(msg) from None
+            raise _failure(error, InvalidModelError(msg)) from None
         self.signature = Signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
         self._options = ort.RunOptions()
         self._options.log_severity_level = _QUIET
@@ -65,6 +79,7 @@ class OnnxModel:
 
         Raises:
             InvalidValueError: the model refuses these values.
+            ResourceLimitError: they make it take too much memory.
             Terminated: `terminate` was called meanwhile.
         """
         try:
@@ -74,7 +89,7 @@ class OnnxModel:
                 self._options.terminate = False
                 raise Terminated from None
             msg = f"the model refused these values: {clean_message(error)}"
-            raise InvalidValueError(msg) from None
+            raise _failure(error, InvalidValueError(msg)) from None
 
     def terminate(self) -> None:
         """Ask the run that is going on to stop, from another thread; one big kernel may not listen."""
@@ -85,6 +100,7 @@ class OnnxModel:
 
         Raises:
             InvalidModelError: an input is of a type that cannot be fed.
+            ResourceLimitError: an input is larger than what may be taken.
         """
         feeds = {}
         for spec in self.signature.inputs:
@@ -93,16 +109,40 @@ class OnnxModel:
                 msg = f"the input {spec.name[:80]!a} has the type {spec.datatype}, which cannot be sent"
                 raise InvalidModelError(msg)
             shape = [1 if axis is None else axis for axis in spec.shape]
-            feeds[spec.name] = np.full(shape, "", object) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
+            try:
+                feeds[spec.name] = np.full(shape, "", dtype) if dtype.hasobject else np.zeros(shape, dtype)
+            except (MemoryError, ValueError):  # the second where the size is beyond what an address can be
+                raise ResourceLimitError(TOO_MUCH) from None
         return feeds
 
     def try_out(self) -> str:
-        """Run once on made-up inputs; returns why that failed, which an honest model may, or nothing."""
+        """Run once on made-up inputs; returns why that failed, which an honest model may, or nothing.
+
+        Raises:
+            InvalidModelError: an input is of a type that cannot be fed.
+            ResourceLimitError: even these make it take too much memory.
+        """
         try:
             self.run(self.trial_feeds(), [spec.name for spec in self.signature.outputs])
         except InvalidValueError as error:
             return error.message
         return ""
+
+
+def _share_allocator() -> None:
+    """Have the runtime take as much memory as it needs.
+
+    By default, it doubles what it takes each time; after one request that was too large, the next one would be given
+    all that is left, and numpy nothing.
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+
+
+def _failure(error: Exception, otherwise: MLBuffetError) -> MLBuffetError:
+    """What an exception of the runtime means."""
+    scarce = isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))
+    return ResourceLimitError(TOO_MUCH) if scarce else otherwise
 
 
 def read_verified(path: Path, digest: str) -> bytes:

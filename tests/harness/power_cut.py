@@ -6,13 +6,14 @@ keeps a journal: an fsync of a file makes its content durable, an fsync of a fol
 its last durable content. That is the least a file system guarantees; a real one keeps more, so what survives here
 survives there.
 
-The recorder is the module `sitecustomize` in the folder that `recording` makes; Python imports it at start. It writes
-nothing into the repository.
+The recorder runs in the services before their own code, see `planted`. It writes nothing into the repository.
 """
 
 import base64
 import json
 from pathlib import Path
+
+from tests.harness.faults import planted
 
 Entries = dict[str, tuple[int, bool]]  # a folder's: name to inode, and whether that is a folder
 
@@ -21,7 +22,6 @@ _RECORDER = '''
 import base64, json, os, stat, threading
 
 _root = os.environ["PYTHON_POWER_CUT_ROOT"]
-_ignored = os.environ.get("PYTHON_POWER_CUT_IGNORE", "")
 _fsync = os.fsync
 _lock = threading.Lock()
 
@@ -33,12 +33,8 @@ def _record(fd):
         return None
     info = os.fstat(fd)
     if stat.S_ISDIR(info.st_mode):
-        if _ignored == "folders":
-            return None
         entries = {item.name: [item.inode(), item.is_dir()] for item in os.scandir(fd)}
         return {"inode": info.st_ino, "entries": entries}
-    if _ignored == "files":
-        return None
     return {"inode": info.st_ino, "data": base64.b64encode(os.pread(fd, info.st_size, 0)).decode()}
 
 
@@ -69,15 +65,11 @@ os.fsync = fsync
 '''
 
 
-def recording(folder: Path, repository: Path, *, ignored: str = "") -> dict[str, str]:
-    """Environment of an inferrer that keeps a journal; `ignored` plants a missing fsync: of "files" or of "folders"."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(_RECORDER)
-    return {
-        "PYTHONPATH": str(folder),
+def recording(folder: Path, repository: Path, *, defect: str = "") -> dict[str, str]:
+    """Environment of an inferrer that keeps a journal; `defect` is code that plants a fault into it."""
+    return planted(folder, _RECORDER, defect) | {
         "PYTHON_POWER_CUT_ROOT": str(repository.resolve()),
         "PYTHON_POWER_CUT_JOURNAL": str(folder / "journal"),
-        "PYTHON_POWER_CUT_IGNORE": ignored,
     }
 
 

@@ -1,8 +1,12 @@
-"""One HTTP request as bytes on a connection of its own, and the answer as it came: for what client libraries mend."""
+"""HTTP requests as bytes on a connection of their own, and the answers as they came: for what client libraries mend."""
 
+import io
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPResponse
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,43 @@ def exchange(port: int, request: bytes, method: str = "POST", timeout_s: float =
             return Answer(response.status, tuple(response.getheaders()), response.read())
         finally:
             response.close()
+
+
+def converse(port: int, data: bytes, timeout_s: float = 20) -> bytes:
+    """Send bytes and read until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as sock:
+        with suppress(ConnectionError):  # it may close before it has all
+            sock.sendall(data)
+        return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything up to the end of a connection, whichever way it ends."""
+    received = b""
+    with suppress(ConnectionError):
+        while piece := sock.recv(1 << 16):
+            received += piece
+    return received
+
+
+def answers(data: bytes, method: str = "POST") -> list[Answer]:
+    """The final answers in what a server sent; interim ones are passed over."""
+    return list(_answers(_Recording(data), method))
+
+
+def _answers(recording: "_Recording", method: str) -> Iterator[Answer]:
+    while recording.tell() < len(recording.getvalue()):
+        response = HTTPResponse(cast("socket.socket", recording), method=method)
+        response.begin()
+        yield Answer(response.status, tuple(response.getheaders()), response.read())
+
+
+class _Recording(io.BytesIO):
+    """What was received, as a socket that one response after the other is read from."""
+
+    def makefile(self, *_: object) -> "_Recording":
+        """Give itself, as sockets give files."""
+        return self
+
+    def close(self) -> None:
+        """Stay open for the next response."""

@@ -72,6 +72,32 @@ def lethal() -> bytes:
     return data
 
 
+def fragile() -> bytes:
+    """[N] -> [N] whole numbers: the least of 64 bits divided by the input; by -1 that is SIGFPE while it runs."""
+    node = helper.make_node("Div", ["least", "x"], ["y"])
+    least = numpy_helper.from_array(np.full(1, np.iinfo(np.int64).min), "least")
+    kinds = [onnx_models._value(name, ["N"], TensorProto.INT64) for name in ("x", "y")]
+    return onnx_models._bytes(helper.make_graph([node], "fragile", kinds[:1], kinds[1:], [least]))
+
+
+def hungry() -> bytes:
+    """[1] -> [1]: makes an array of so many MiB as it is told, and adds it up."""
+    nodes = [
+        helper.make_node("Mul", ["x", "mebi"], ["length"]),
+        helper.make_node("Cast", ["length"], ["shape"], to=TensorProto.INT64),
+        helper.make_node("Expand", ["one", "shape"], ["array"]),
+        helper.make_node("ReduceMax", ["array"], ["most"], keepdims=0),
+        helper.make_node("Unsqueeze", ["most", "axis"], ["y"]),
+    ]
+    initializers = [
+        numpy_helper.from_array(np.full(1, (1 << 20) / 4, np.float32), "mebi"),
+        numpy_helper.from_array(np.ones(1, np.float32), "one"),
+        numpy_helper.from_array(np.zeros(1, np.int64), "axis"),
+    ]
+    inputs, outputs = [onnx_models._value("x", [1])], [onnx_models._value("y", [1])]
+    return onnx_models._bytes(helper.make_graph(nodes, "hungry", inputs, outputs, initializers))
+
+
 @cache
 def zipmap() -> bytes:
     """A classifier as skl2onnx writes it unless told otherwise: its probabilities are a sequence of maps."""

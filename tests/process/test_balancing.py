@@ -1,34 +1,20 @@
 """Rows L01, L02 and L10: load is shared, a lost modelhost costs nobody an answer, new ones are used at once."""
 
-import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import requests
 
+from tests.harness.faults import held, runner_of, slowed
 from tests.harness.load import Load
 from tests.harness.platform import RunningPlatform, running_platform, wait_until
 from tests.harness.zoo import sine, zoo_platform
 
 IRIS = b'{"values": [2, 5, 1, 4]}'
 SINE = b'{"values": [[0.1, 0.2, 0.3, 0.4]]}'
-
-
-def runner_of(platform: RunningPlatform, host: str, model: str) -> int:
-    """The process that runs a model on one modelhost."""
-    for pid in platform.children(host):
-        try:
-            if Path(f"/proc/{pid}/comm").read_text().strip() == f"runner {model}"[:15]:
-                return pid
-        except FileNotFoundError:
-            continue
-    msg = f"no runner of {model} on {host}"
-    raise AssertionError(msg)
 
 
 def predictions(platform: RunningPlatform, model: str) -> dict[str, int]:
@@ -73,28 +59,6 @@ def test_l01_equal_modelhosts_get_equal_shares_of_predictions(three: RunningPlat
     assert all(0.28 <= share <= 0.38 for share in found.values()), found
 
 
-@contextmanager
-def slowed(pid: int) -> Iterator[None]:
-    """Let a process run only a fifth of the time."""
-    stop = threading.Event()
-
-    def hold() -> None:
-        while not stop.is_set():
-            os.kill(pid, signal.SIGSTOP)
-            stop.wait(0.02)
-            os.kill(pid, signal.SIGCONT)
-            stop.wait(0.005)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        os.kill(pid, signal.SIGCONT)
-
-
 def test_l01_a_slow_modelhost_gets_less(three: RunningPlatform) -> None:
     with Load(three.port, "sine", SINE, clients=12) as load, slowed(runner_of(three, "modelhost-1", "sine")):
         load.wait_for(200)
@@ -125,12 +89,11 @@ def test_l02_a_killed_modelhost_costs_nobody_an_answer(tmp_path: Path) -> None:
 def test_l02_only_a_prediction_is_sent_again(tmp_path: Path) -> None:
     """What waits on a modelhost that dies is done elsewhere, however long it had run."""
     with zoo_platform(tmp_path, {"sine": sine()}) as platform:
-        for host in ("modelhost-1", "modelhost-2"):
-            os.kill(runner_of(platform, host, "sine"), signal.SIGSTOP)
-        with Load(platform.port, "sine", SINE, clients=6) as load:
-            wait_until(lambda: len(busy_hosts(platform)) == 2, what="requests waiting on both modelhosts")
-            platform.kill("modelhost-1")
-            os.kill(runner_of(platform, "modelhost-2", "sine"), signal.SIGCONT)
+        with held(runner_of(platform, "modelhost-1", "sine")), ExitStack() as stack:
+            with held(runner_of(platform, "modelhost-2", "sine")):
+                load = stack.enter_context(Load(platform.port, "sine", SINE, clients=6))
+                wait_until(lambda: len(busy_hosts(platform)) == 2, what="requests waiting on both modelhosts")
+                platform.kill("modelhost-1")
             load.wait_for(50)
         assert load.failures() == {}
 
@@ -197,15 +160,11 @@ def _is_ready(platform: RunningPlatform, name: str) -> bool:
 
 def test_a_modelhost_that_hangs_takes_no_more_traffic(tmp_path: Path) -> None:
     with running_platform(tmp_path / "repository", modelhosts=2) as platform:
-        stopped = platform.processes["modelhost-1"]
-        os.kill(stopped.pid, signal.SIGSTOP)
-        try:
+        with held(platform.processes["modelhost-1"].pid):
             wait_until(lambda: hosts_used_quickly(platform), 10, "the silent modelhost being left out")
             with Load(platform.port, "iris.onnx", IRIS, clients=4) as load:
                 load.wait_for(200)
             assert load.failures() == {}
-        finally:
-            os.kill(stopped.pid, signal.SIGCONT)
         wait_until(lambda: hosts_used(platform) == 2, what="its being used again")
 
 

@@ -122,6 +122,8 @@ def test_model_lives_its_life(cli: Cli, name: str) -> None:
     assert cli("models", "rollback", name, "--json").json == {"model": name, "default": 1}
     assert cli("predict", name, "--values", "[[0]]", "--json").json["values"] == [[1]]
     assert "version 2 is the default" in cli("models", "rollback", name, "--to", 2).out
+    assert re.search(r"modelhost-1 +READY", cli("models", "load", f"{name}:1").out)
+    assert cli("models", "load", name, "--json").json["version"] == 2
     described = cli("models", "describe", f"{name}:1", "--pin", "--image", '{"scale": 0.5}', "--json").json
     assert (described["version"], described["pinned"]) == (1, True)
     assert "described" in cli("models", "describe", f"{name}:1", "--unpin", "--description", "other").out

@@ -183,6 +183,7 @@ def test_model_lives_its_life(client: Client, name: str, tmp_path: Path) -> None
     with pytest.raises(errors.VersionNotFoundError, match="below"):
         client.rollback(name)
     assert client.rollback(name, 2) == 2
+    assert {host["state"] for host in client.load(f"{name}:1")["modelhosts"]} == {"READY"}
     changed = client.describe(f"{name}:1", description="", pinned=True)
     assert (changed["version"], changed["description"], changed["pinned"]) == (1, "", True)
     client.delete(f"{name}:1")

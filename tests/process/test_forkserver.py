@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.harness.faults import find, is_alive, is_busy, kill, name_of, processes
 from tests.harness.onnx_models import constant, slow
 from tests.harness.platform import RunningPlatform, wait_until
 from tests.harness.zoo import lethal, zoo_platform
@@ -22,38 +23,12 @@ def zoo(tmp_path: Path) -> Iterator[RunningPlatform]:
         yield platform
 
 
-def name_of(pid: int) -> str:
-    """A process' name; empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs: a zombie has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
-
-
-def find(zoo: RunningPlatform, name: str) -> int:
-    """The one process of that name below the modelhost."""
-    (pid,) = wait_until(lambda: [pid for pid in zoo.children("modelhost-1") if name_of(pid) == name[:15]], what=name)
-    return pid
-
-
 def tasks(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
-def busy(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("R")
-
-
 def test_the_fork_server_has_one_task_however_much_it_forks(zoo: RunningPlatform) -> None:
-    forkserver = find(zoo, "forkserver")
+    forkserver = find(zoo, "modelhost-1", "forkserver")
     seen, stop = {tasks(forkserver)}, threading.Event()
 
     def watch() -> None:
@@ -72,7 +47,7 @@ def test_the_fork_server_has_one_task_however_much_it_forks(zoo: RunningPlatform
         stop.set()
         watcher.join()
     assert seen == {1}
-    assert find(zoo, "forkserver") == forkserver
+    assert find(zoo, "modelhost-1", "forkserver") == forkserver
     wait_until(lambda: not [pid for pid in zoo.children("modelhost-1") if "model-" in name_of(pid)], what="their end")
     assert not [pid for pid in zoo.children("modelhost-1") if not is_alive(pid)], "no zombie is left"
 
@@ -86,7 +61,7 @@ def test_everything_dies_with_the_modelhost(zoo: RunningPlatform) -> None:
 
 def test_everything_dies_with_the_fork_server_and_the_modelhost_asks_for_a_restart(zoo: RunningPlatform) -> None:
     below = zoo.children("modelhost-1")
-    os.kill(find(zoo, "forkserver"), signal.SIGKILL)
+    kill(find(zoo, "modelhost-1", "forkserver"))
     wait_until(lambda: not any(map(is_alive, below)), 5, "the end of all runners")
     assert zoo.processes["modelhost-1"].wait(10) == 1
     zoo.start("modelhost-1")
@@ -101,18 +76,18 @@ def test_a_modelhost_that_is_stopped_leaves_nothing(zoo: RunningPlatform) -> Non
 
 
 def test_only_the_request_that_was_running_pays_for_its_runners_death(zoo: RunningPlatform) -> None:
-    runner = find(zoo, "runner slow")
+    runner = find(zoo, "modelhost-1", "runner slow")
     with ThreadPoolExecutor(10) as threads:
         running = threads.submit(zoo.predict, "slow", [30_000_000])
-        wait_until(lambda: busy(runner), what="the model running")
+        wait_until(lambda: is_busy(runner), what="the model running")
         queued = [threads.submit(zoo.predict, "slow", [number]) for number in range(1, 9)]
         wait_until(lambda: _waiting(zoo) == 9, what="eight requests waiting behind it")
-        os.kill(runner, signal.SIGKILL)
+        os.kill(runner, signal.SIGSEGV)  # as if the request had done it; what a stranger kills is tried once more
         failed = running.result()
         assert (failed.status_code, failed.json()["error"]["code"]) == (500, "MODEL_CRASHED")
         assert not failed.json()["error"]["retryable"]
         assert [answer.result().json()["values"] for answer in queued] == [[float(number)] for number in range(1, 9)]
-    assert find(zoo, "runner slow") != runner
+    assert find(zoo, "modelhost-1", "runner slow") != runner
 
 
 def _waiting(zoo: RunningPlatform) -> int:
@@ -124,11 +99,11 @@ def _waiting(zoo: RunningPlatform) -> int:
 
 def test_an_idle_runner_that_dies_is_replaced_and_nobody_notices(zoo: RunningPlatform) -> None:
     for _ in range(3):
-        runner = find(zoo, "runner iris.onnx")
-        os.kill(runner, signal.SIGKILL)
+        runner = find(zoo, "modelhost-1", "runner iris.onnx")
+        kill(runner)
         answer = zoo.predict("iris.onnx", [2, 5, 1, 4])
         assert answer.status_code == 200, answer.text
-        assert find(zoo, "runner iris.onnx") != runner
+        assert find(zoo, "modelhost-1", "runner iris.onnx") != runner
 
 
 def test_m05_a_file_that_kills_its_loader_kills_nothing_else(zoo: RunningPlatform) -> None:
@@ -149,9 +124,8 @@ def test_a_check_that_is_cut_short_refuses_only_its_own_upload(zoo: RunningPlatf
 
     def hunt() -> None:
         while not stop.is_set():
-            for pid in zoo.children("modelhost-1"):
-                if name_of(pid) == "check":
-                    os.kill(pid, signal.SIGKILL)
+            for pid in processes(zoo, "modelhost-1", "check"):
+                kill(pid)
             time.sleep(0.0005)
 
     hunter = threading.Thread(target=hunt)

@@ -1,27 +1,20 @@
 """A version on its way out still keeps what it owes."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import requests
 
 from tests.harness import onnx_models
+from tests.harness.faults import processes
 from tests.harness.platform import RunningPlatform, wait_until
 
 ENDLESS = 1_000_000_000_000
 
 
 def _runners(platform: RunningPlatform, model: str) -> int:
-    """How many processes hold a model, by the name that the kernel knows them by."""
-    pids = [pid for name in platform.processes if name.startswith("modelhost") for pid in platform.children(name)]
-    return sum(_name(pid) == f"runner {model}"[:15] for pid in pids)
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+    """How many processes hold a model."""
+    hosts = [name for name in platform.processes if name.startswith("modelhost")]
+    return sum(len(processes(platform, host, f"runner {model}")) for host in hosts)
 
 
 def _in_flight(platform: RunningPlatform, model: str) -> int:

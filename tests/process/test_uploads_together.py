@@ -2,11 +2,8 @@
 
 import os
 import random
-import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ import requests
 from tests.harness import onnx_models
 from tests.harness.invariants import hosted, pss_bytes, unharmed, usage
 from tests.harness.platform import RunningPlatform, running_platform, wait_until
+from tests.harness.truth import Readers, Truth, mixed_answers, put_described
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 NAME = "moving.onnx"
@@ -44,105 +42,10 @@ def test_u11_parallel_uploads_of_one_name(shared_platform: RunningPlatform) -> N
         _delete(shared_platform, NAME)
 
 
-@dataclass
-class Truth:
-    """Which numbers may be answered: those that were current at any time since a request was sent."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    history: list[float] = field(default_factory=list)  # every value that was, or may already be, current
-    settled: int = 0  # index of the oldest one that may still be current
-
-    def begin(self, value: float) -> None:
-        """A change to `value` is about to be asked for."""
-        with self.lock:
-            self.history.append(value)
-
-    def acknowledged(self) -> None:
-        """The last change was acknowledged: nothing older is current any more."""
-        with self.lock:
-            self.settled = len(self.history) - 1
-
-    def mark(self) -> int:
-        """Where the history of a request that is sent now begins."""
-        with self.lock:
-            return self.settled
-
-    def since(self, mark: int) -> set[float]:
-        """What may have been current from the mark until now."""
-        with self.lock:
-            return set(self.history[mark:])
-
-
-class Readers:
-    """Clients that predict and read metadata over kept connections until they are stopped, and note what is wrong."""
-
-    def __init__(self, platform: RunningPlatform, truth: Truth, clients: int) -> None:
-        self._platform = platform
-        self._truth = truth
-        self._stop = threading.Event()
-        self.wrong: list[str] = []
-        self.count = 0
-        targets = [self._predict, self._read] * (clients // 2)
-        self._threads = [threading.Thread(target=self._run, args=(target,)) for target in targets]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self, ask: Callable[[requests.Session], object]) -> None:
-        with requests.Session() as session:
-            while not self._stop.is_set():
-                mark = self._truth.mark()
-                value = ask(session)
-                self.count += 1
-                if value not in self._truth.since(mark):
-                    self.wrong.append(f"{value!r} is none of {sorted(self._truth.since(mark))}")
-                    return
-
-    def _predict(self, session: requests.Session) -> object:
-        url = f"{self._platform.path(NAME)}/prediction"
-        response = session.post(url, json={"values": [[0], [0], [0]]}, timeout=30)
-        if response.status_code != 200:
-            return response.text
-        values = response.json()["values"]
-        return values[0][0] if values == [values[0]] * 3 else values
-
-    def _read(self, session: requests.Session) -> object:
-        response = session.get(self._platform.path(NAME), timeout=30)
-        if response.status_code != 200:
-            return response.text
-        data = response.json()
-        same = next(item for item in data["versions"] if item["version"] == data["default"])
-        if (data["version"], data["description"]) != (data["default"], same["description"]):
-            return data
-        return float(data["description"])
-
-    def stop(self) -> None:
-        """Stop and wait."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
-def _put(platform: RunningPlatform, value: int) -> requests.Response:
-    files = {"path": onnx_models.constant(value)}
-    return requests.put(platform.path(NAME), files=files, data={"model_description": str(value)}, timeout=60)
-
-
 def test_u12_no_mixed_answer_while_versions_change(shared_platform: RunningPlatform) -> None:
     versions, clients = (500, 64) if SOAK else (30, 12)
-    truth = Truth()
     with unharmed(shared_platform):
-        truth.begin(1)
-        assert _put(shared_platform, 1).status_code == 201
-        truth.acknowledged()
-        readers = Readers(shared_platform, truth, clients)
-        for value in range(2, versions + 1):
-            truth.begin(value)
-            response = _put(shared_platform, value)
-            assert response.status_code == 201, response.text
-            truth.acknowledged()
-        readers.stop()
-        assert not readers.wrong
-        assert readers.count > versions
+        assert not mixed_answers(shared_platform, NAME, versions, clients)
         _delete(shared_platform, NAME)
 
 
@@ -151,9 +54,9 @@ def test_u12_no_mixed_answer_while_the_default_flips_back_and_forth(shared_platf
     with unharmed(shared_platform):
         for value in (1, 2, 3):
             truth.begin(value)
-            assert _put(shared_platform, value).status_code == 201
+            assert put_described(shared_platform, NAME, value).status_code == 201
             truth.acknowledged()
-        readers = Readers(shared_platform, truth, 12)
+        readers = Readers(shared_platform, NAME, truth, 12)
         ends_at = time.monotonic() + (60 if SOAK else 5)
         while time.monotonic() < ends_at:
             value = rng.randint(1, 3)

@@ -71,6 +71,29 @@ def test_what_is_no_manifest(data: Any) -> None:  # noqa: ANN401 - any JSON
         Manifest.from_json(data)
 
 
+leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | numbers | texts
+values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+spoilt = st.dictionaries(st.sampled_from(sorted(_KNOWN - {"unknown"})) | st.just("signature"), values, max_size=2)
+axes = st.lists(values, max_size=2)
+spoilt_specs = st.fixed_dictionaries({"name": values, "datatype": values, "shape": axes | values}) | values
+
+
+@given(manifests, spoilt | values, spoilt_specs)
+def test_z06_any_json_is_a_manifest_or_none(manifest: Manifest, other: Any, spec: Any) -> None:  # noqa: ANN401 - any JSON
+    for data in (
+        other,
+        manifest.to_json() | other if isinstance(other, dict) else other,
+        manifest.to_json() | {"signature": {"inputs": [spec], "outputs": []}},
+    ):
+        try:
+            read = Manifest.from_json(data)
+        except (KeyError, TypeError, ValueError, UnprocessableError):
+            continue
+        assert Manifest.from_json(orjson.loads(orjson.dumps(read.to_json()))) == read
+        assert isinstance(read.key, bytes)
+        assert all(isinstance(spec.name, str) for spec in (*read.signature.inputs, *read.signature.outputs))
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -1,0 +1,1 @@
+"""What a process that runs model code gives up before it does."""

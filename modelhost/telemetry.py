@@ -1,0 +1,43 @@
+"""What a modelhost shows of its versions to Prometheus, read when it asks."""
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from modelhost.inventory import Inventory
+
+_VERSION = ("model", "version")
+
+
+class VersionMetrics(Collector):
+    """Every hosted version; one that has left has no series."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+
+    def collect(self) -> Iterable[Metric]:
+        """Make the families anew."""
+        memory = GaugeMetricFamily("modelhost_version_memory_bytes", "What unloading gives back", labels=_VERSION)
+        waiting = GaugeMetricFamily("modelhost_version_requests", "Requests that wait or run", labels=_VERSION)
+        ready = GaugeMetricFamily("modelhost_version_ready", "1 when loaded", labels=_VERSION)
+        quarantined = GaugeMetricFamily("modelhost_version_quarantined", "1 when loading kills", labels=_VERSION)
+        corrupt = GaugeMetricFamily("modelhost_version_corrupt", "1 when the file lost its digest", labels=_VERSION)
+        predictions = CounterMetricFamily("modelhost_version_predictions", "Requests given to it", labels=_VERSION)
+        batches = CounterMetricFamily("modelhost_version_batches", "Runs of the model", labels=_VERSION)
+        restarts = CounterMetricFamily("modelhost_runner_restarts", "Runners replaced", labels=(*_VERSION, "reason"))
+        refused = CounterMetricFamily("modelhost_version_refused", "Requests not run", labels=(*_VERSION, "code"))
+        for version in list(self._inventory.hosted.values()):
+            labels = (version.manifest.model, str(version.manifest.version))
+            memory.add_metric(labels, version.memory_bytes)
+            waiting.add_metric(labels, version.busy)
+            ready.add_metric(labels, version.state == "READY")
+            quarantined.add_metric(labels, version.state == "QUARANTINED")
+            corrupt.add_metric(labels, version.error is not None and version.error.code == "MODEL_CORRUPT")
+            predictions.add_metric(labels, version.predictions)
+            batches.add_metric(labels, version.batches)
+            for reason, count in list(version.restarts.items()):
+                restarts.add_metric((*labels, reason), count)
+            for code, count in list(version.refusals.items()):
+                refused.add_metric((*labels, code), count)
+        return (memory, waiting, ready, quarantined, corrupt, predictions, batches, restarts, refused)
