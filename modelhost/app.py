@@ -44,7 +44,7 @@ async def serve(settings: ModelhostSettings) -> int:
     (root / PRIVATE).mkdir(parents=True, exist_ok=True)
     create_generation(generation_file(root))
     supervisor = Supervisor()
-    channel = ChannelServer(host_id, root, supervisor)
+    channel = ChannelServer(host_id, root, supervisor, settings.model_bytes)
     inventory = channel.inventory = Inventory(Index(root), supervisor, settings, channel.changed)
     address = Address.parse(settings.channel)
     listener = await listen(channel.link, address, tls_context(settings.tls_folder, server=True))

@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,9 +30,11 @@ Operation = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 class ChannelServer:
     """All inferrers that are connected, and what they may ask for."""
 
-    def __init__(self, host_id: str, root: Any, supervisor: Supervisor) -> None:  # noqa: ANN401 - pathlib.Path
+    def __init__(self, host_id: str, root: Path, supervisor: Supervisor, model_bytes: int) -> None:
+        """`model_bytes` is how much memory checking a model may take."""
         self.id = host_id
         self._root = root
+        self._model_bytes = model_bytes
         self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,7 +103,8 @@ class ChannelServer:
             msg = "no such staged upload"
             raise NotFoundError(msg)
         path = staging_folder(self._root) / staged / MODEL_FILE
-        return await self._supervisor.check(CheckTask(str(path), str(arguments["digest"])), CHECK_S)
+        task = CheckTask(str(path), str(arguments["digest"]), self._model_bytes)
+        return await self._supervisor.check(task, CHECK_S)
 
     async def _load(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         manifest = read_manifest(version_folder(self._root, str(arguments["model"]), int(arguments["version"])))

@@ -10,7 +10,6 @@ STOP = struct.Struct("<Q")  # the number of the request whose run is to stop
 
 CHECK_S = 30
 CHECK_CPU_S = 20  # of these; a check that waits for the processor has longer
-_CHECK_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class RunnerTask:
     path: str
     digest: str
     threads: int
-    memory_bytes: int = 0  # that it may take for itself; 0 for any amount
+    memory_bytes: int  # that it may take for itself; 0 for any amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +29,4 @@ class CheckTask:
 
     path: str
     digest: str
-    memory_bytes: int = _CHECK_BYTES
+    memory_bytes: int

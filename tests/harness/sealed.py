@@ -23,7 +23,7 @@ _OPEN_TREE = ctypes.create_string_buffer(struct.pack("=3Q", os.O_RDONLY, 0, 0))
 _SIGCHLD = int(signal.SIGCHLD)
 _AT_FDCWD = -100
 
-# Numbers on x86_64 and aarch64, and arguments with which each would do something.
+# Numbers on x86_64 and aarch64, and arguments with which each would fail otherwise, or do no harm, without the seal.
 _CALLS: Mapping[str, tuple[int, int, tuple[object, ...]]] = {
     "socket": (41, 198, (socket.AF_INET, socket.SOCK_STREAM, 0)),
     "socket, unix": (41, 198, (socket.AF_UNIX, socket.SOCK_STREAM, 0)),
@@ -55,7 +55,7 @@ _CALLS: Mapping[str, tuple[int, int, tuple[object, ...]]] = {
     "rename": (316, 276, (_AT_FDCWD, b"/tmp/a", _AT_FDCWD, b"/tmp/b", 0)),
     "mkdir": (258, 34, (_AT_FDCWD, b"/tmp/sealed", 0o700)),
     "symlink": (266, 36, (b"/etc/passwd", _AT_FDCWD, b"/tmp/sealed")),
-    "chmod": (268, 53, (_AT_FDCWD, b"/tmp", 0o700)),
+    "chmod": (268, 53, (_AT_FDCWD, b"/tmp/sealed", 0o700)),
     "truncate": (76, 45, (b"/tmp/sealed", 0)),
     "io_uring_setup": (425, 425, (1, ctypes.create_string_buffer(120))),
     "bpf": (321, 280, (0, None, 0)),
@@ -63,7 +63,7 @@ _CALLS: Mapping[str, tuple[int, int, tuple[object, ...]]] = {
     "userfaultfd": (323, 282, (0,)),
     "keyctl": (250, 219, (0, -3, 0, 0, 0)),
     "add_key": (248, 217, (b"user", b"x", b"x", 1, -3)),
-    "mount": (165, 40, (b"none", b"/tmp", b"tmpfs", 0, None)),
+    "mount": (165, 40, (b"none", b"/tmp/sealed", b"tmpfs", 0, None)),
     "open_tree": (428, 428, (_AT_FDCWD, b"/", 0)),
     "unshare": (272, 97, (0x10000000,)),
     "setns": (308, 268, (0, 0)),
