@@ -152,7 +152,8 @@ def test_u06_body_at_and_over_the_limit(tmp_path: Path) -> None:
                 status, answer = client.answer()
             assert (status, answer["error"]["code"]) == (413, "TOO_LARGE")
         with RawClient(platform) as client:
-            client.send(f"PUT /api/v1/models/{NAME} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            head = f"PUT /api/v1/models/{NAME} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client.send(head.encode())
             client.send(b"%x\r\n%b\r\n" % (len(model) + 1, bytes(len(model) + 1)))
             status, answer = client.answer()
         assert (status, answer["error"]["code"]) == (413, "TOO_LARGE")
