@@ -36,10 +36,11 @@ from mlbuffet.index import Index
 
 log = logging.getLogger(__name__)
 
-Done = Callable[[MLBuffetError | None, bytes, Target | None], None]
+Done = Callable[[MLBuffetError | None, bytes, Call], None]
 Abandon = Callable[[Callable[[], None]], None]
 
 _SWEEP_S = 0.02
+_LARGE_BYTES = 1 << 16  # smaller bodies are bounded by how many connections there may be
 _RETRIED = (NotLoadedError, ReplicaLostError, QueueFullError)
 
 
@@ -60,7 +61,6 @@ class DataPlane:
         self.loop = asyncio.get_running_loop()
         self.retries: Counter[str] = Counter()
         self._most_bytes = most_bytes
-        self._bytes = 0
         self._rng = random.Random()  # noqa: S311 - chance, not secrecy
         self._budget = RetryBudget()
         self._targets = Targets(index, self.replicas)
@@ -84,31 +84,34 @@ class DataPlane:
     # On the event loop ----------------------------------------------------------------------------------------------
 
     def start(self, ref: bytes, codec: Codec, body: bytes, timeout_s: float, done: Done) -> Call:
-        """Send a prediction; `done` is called once, later, with an error or the answer's body, and the target.
+        """Send a prediction; `done` is called once, later, with an error or the answer's body, and the call.
 
         Raises:
             MLBuffetError: it could not even be sent.
         """
         target = self._targets.find(ref)
         self._budget.request()
-        if self._bytes + len(body) > self._most_bytes:
+        if len(body) > _LARGE_BYTES:
+            self._admit(len(body))
+        call = Call(Kind.PREDICT, target.key, codec, body, time.monotonic() + timeout_s, done)
+        call.ref, call.target = ref, target
+        self._send(call, target.candidates)
+        return call
+
+    def _admit(self, size_bytes: int) -> None:
+        """Take a large body, unless too many are held already.
+
+        Raises:
+            BusyError: they are.
+        """
+        if sum(replica.held_bytes for replica in self.replicas.all()) + size_bytes > self._most_bytes:
             msg = "this process holds as many requests as it may"
             raise BusyError(msg)
 
-        def finished(error: MLBuffetError | None, reply: bytes, call: Call) -> None:
-            self._bytes -= len(call.body)
-            done(error, reply, call.target)
-
-        call = Call(Kind.PREDICT, target.key, codec, body, time.monotonic() + timeout_s, finished)
-        call.ref, call.target = ref, target
-        self._send(call, target.candidates)
-        self._bytes += len(body)
-        return call
-
     def cancel(self, call: Call) -> None:
         """Give a prediction up, because nobody waits for it any more: its `done` is not called."""
-        if call.replica is not None and call.replica.cancel(call):
-            self._bytes -= len(call.body)
+        if call.replica is not None:
+            call.replica.cancel(call)
 
     def _send(self, call: Call, candidates: Sequence[Replica]) -> None:
         """Send a request to one of these.
@@ -204,11 +207,11 @@ class DataPlane:
         future: Future[tuple[bytes, Target]] = Future()
         started: list[Call] = []
 
-        def done(error: MLBuffetError | None, reply: bytes, target: Target | None) -> None:
+        def done(error: MLBuffetError | None, reply: bytes, call: Call) -> None:
             if error is not None:
                 future.set_exception(error)
-            elif target is not None:
-                future.set_result((reply, target))
+            else:
+                future.set_result((reply, call.target))
 
         def start() -> None:
             try:

@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 
 from inferrer.dataplane import DataPlane
 from inferrer.replica import Call
-from inferrer.targets import Target
 from inferrer.terms import TIMEOUT_HEADER, check_encoding, codec_of, timeout_of
 from mlbuffet.channel import Codec
 from mlbuffet.chassis.connection import HttpConnection
@@ -74,10 +73,11 @@ class PredictionLane(NoLane):
         """Send the prediction; its answer is written when it comes."""
         began_at = time.monotonic()
 
-        def done(error: MLBuffetError | None, reply: bytes, target: Target | None) -> None:
-            if error is not None or target is None:
-                self._refuse(request, connection, error or MLBuffetError("no answer"))
+        def done(error: MLBuffetError | None, reply: bytes, call: Call) -> None:
+            if error is not None:
+                self._refuse(request, connection, error)
                 return
+            target = call.target
             self._counts.count(_ROUTE, _METHODS[request.method], 200, target.manifest.model)
             seconds = time.monotonic() - began_at
             if seconds > self._slow_s:

@@ -89,6 +89,7 @@ class Replica(FrameProtocol):
         self.tenths = FULL
         self.versions: Mapping[str, list[str]] = {}
         self.in_flight = 0
+        self.held_bytes = 0  # of what is in flight
         self._calls: dict[int, Call] = {}
         self._next_id = 0
         self._pings: deque[tuple[int, float]] = deque()
@@ -117,16 +118,24 @@ class Replica(FrameProtocol):
         call.replica = self
         call.frame_id = frame_id
         self.in_flight += 1
+        self.held_bytes += len(call.body)
         remaining_ns = int((call.deadline - time.monotonic()) * 1e9)
         self.send(call.kind, call.codec, call.key, frame_id, max(remaining_ns, 0), call.body)
 
     def cancel(self, call: Call) -> bool:
         """Forget a request and tell the modelhost to; tells whether it was in flight here."""
-        if self._calls.pop(call.frame_id, None) is None:
+        if self._take(call.frame_id) is None:
             return False
-        self.in_flight -= 1
         self.send(Kind.CANCEL, 0, call.key, call.frame_id, 0, b"")
         return True
+
+    def _take(self, frame_id: int) -> Call | None:
+        """Take a request out, if it is still in flight."""
+        call = self._calls.pop(frame_id, None)
+        if call is not None:
+            self.in_flight -= 1
+            self.held_bytes -= len(call.body)
+        return call
 
     def expire(self, now: float) -> None:
         """End what is past its deadline."""
@@ -142,9 +151,8 @@ class Replica(FrameProtocol):
     def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:  # noqa: ARG002
         """Match an answer with its request, or take the modelhost's word on itself."""
         if kind == Kind.REPLY:
-            call = self._calls.pop(frame_id, None)
+            call = self._take(frame_id)
             if call is not None:
-                self.in_flight -= 1
                 # Every answer is a JSON object, and too large to look at more of it.
                 if body.startswith(b"{") and body.endswith(b"}"):
                     if self.standing.faults:
@@ -164,10 +172,9 @@ class Replica(FrameProtocol):
             raise FrameError(msg)
 
     def _take_error(self, frame_id: int, body: bytes) -> None:
-        call = self._calls.pop(frame_id, None)
+        call = self._take(frame_id)
         if call is None:
             return  # nobody waits for it any more
-        self.in_flight -= 1
         error = _read_error(body)
         if self.standing.faults and not is_fault(error):
             self.standing.pardon()
@@ -205,7 +212,8 @@ class Replica(FrameProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand back what was in flight: it may be tried elsewhere."""
         super().connection_lost(exc)
-        calls, self._calls, self.in_flight = list(self._calls.values()), {}, 0
+        calls, self._calls = list(self._calls.values()), {}
+        self.in_flight = self.held_bytes = 0
         self.says_ready = False
         self._owner.lost(self, calls)
 

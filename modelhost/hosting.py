@@ -123,7 +123,7 @@ class HostedVersion:
         refusal = self.error or self._requests.refusal(waiting, now_ns)
         if self._leaving:
             refusal = NotLoadedError("the version is being unloaded here")
-        elif self._offenders:
+        elif self._offenders.until:
             refusal = self._offence(waiting) or refusal
         if refusal is None:
             self._requests.put(waiting)

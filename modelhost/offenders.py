@@ -13,25 +13,21 @@ class Offenders:
     """The requests of one version that are not run now."""
 
     def __init__(self) -> None:
-        self._until: dict[bytes, float] = {}
-
-    def __bool__(self) -> bool:
-        """Tell whether there is any: without, no request is hashed."""
-        return bool(self._until)
+        self.until: dict[bytes, float] = {}  # by digest; while it is empty no request is hashed
 
     def add(self, codec: int, body: bytes, now_s: float) -> None:
         """Remember a request; the oldest is forgotten when there are too many."""
         digest = _digest(codec, body)
-        self._until.pop(digest, None)  # so that the order of the keys is that of their ends
-        self._until[digest] = now_s + _REFUSED_S
-        if len(self._until) > _MOST:
-            del self._until[next(iter(self._until))]
+        self.until.pop(digest, None)  # so that the order of the keys is that of their ends
+        self.until[digest] = now_s + _REFUSED_S
+        if len(self.until) > _MOST:
+            del self.until[next(iter(self.until))]
 
     def refused_s(self, codec: int, body: bytes, now_s: float) -> float:
         """How long a request is refused from now on, in seconds; 0 when it may run."""
-        while self._until and next(iter(self._until.values())) <= now_s:
-            del self._until[next(iter(self._until))]
-        return max(self._until.get(_digest(codec, body), 0) - now_s, 0) if self._until else 0
+        while self.until and next(iter(self.until.values())) <= now_s:
+            del self.until[next(iter(self.until))]
+        return max(self.until.get(_digest(codec, body), 0) - now_s, 0) if self.until else 0
 
 
 def _digest(codec: int, body: bytes) -> bytes:

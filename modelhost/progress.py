@@ -10,8 +10,9 @@ import struct
 from collections.abc import Sequence
 
 _BYTES = mmap.PAGESIZE
-_NUMBER = struct.Struct("<Q")
 _BATCHES, _COUNT, _FIRST = 0, 8, 16
+_NUMBER = struct.Struct("<Q")
+_TWO = struct.Struct("<QQ")
 
 
 class Progress:
@@ -19,20 +20,21 @@ class Progress:
 
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, _BYTES)
-        self._batches = 0
         os.close(fd)
 
-    def running(self, numbers: Sequence[int]) -> None:
+    def run_one(self, number: int) -> None:
+        """Say that one request is worked on from now on."""
+        _TWO.pack_into(self._page, _COUNT, 1, number)
+
+    def run_together(self, numbers: Sequence[int]) -> None:
         """Say which requests run from now on; the count is written last, for the page is read meanwhile."""
         _NUMBER.pack_into(self._page, _COUNT, 0)
-        if numbers:
-            struct.pack_into(f"<{len(numbers)}Q", self._page, _FIRST, *numbers)
-            _NUMBER.pack_into(self._page, _COUNT, len(numbers))
+        struct.pack_into(f"<{len(numbers)}Q", self._page, _FIRST, *numbers)
+        _NUMBER.pack_into(self._page, _COUNT, len(numbers))
 
-    def ran(self) -> None:
-        """Count a batch."""
-        self._batches += 1
-        _NUMBER.pack_into(self._page, _BATCHES, self._batches)
+    def rest(self, batches: int) -> None:
+        """Say that nothing runs now, and how many batches have been run so far."""
+        _TWO.pack_into(self._page, _BATCHES, batches, 0)
 
     def read_running(self) -> tuple[int, ...]:
         """The requests that are being run, or were when the process died."""

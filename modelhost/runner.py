@@ -30,6 +30,7 @@ from modelhost.tasks import STOP, RunnerTask
 from modelhost.warmup import batch_limit
 
 _HOLD_NS = 1_000_000  # answers wait at most this long for others to leave with
+_TOO_LATE = "the request waited until its time was over"
 
 
 def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, page: int) -> None:
@@ -97,11 +98,7 @@ class Answers:
     def __init__(self, frames: socket.socket) -> None:
         self._frames = frames
         self._held: list[bytes] = []
-        self._since_ns = 0
-
-    def begin(self) -> None:
-        """A new bunch of requests has come."""
-        self._since_ns = time.monotonic_ns()
+        self.since_ns = 0  # when those that are held began to wait
 
     def add(self, number: int, body: bytes) -> None:
         """Add an answer."""
@@ -116,22 +113,16 @@ class Answers:
         body = orjson.dumps({"code": error.code, "message": error.message})
         self._held.append(encode_frame(Kind.ERROR, Codec.NONE, b"", number, 0, len(body)) + body)
 
-    @property
-    def due(self) -> bool:
-        """Tell whether enough time was spent since answers last left."""
-        return time.monotonic_ns() - self._since_ns > _HOLD_NS
-
     def leave_if_due(self) -> None:
         """Send what is here unless it was only just made."""
-        if self._held and self.due:
+        if self._held and time.monotonic_ns() - self.since_ns > _HOLD_NS:
             self.leave()
-            self.begin()
+            self.since_ns = time.monotonic_ns()
 
     def leave(self) -> None:
         """Send what is here."""
-        if self._held:
-            self._frames.sendall(b"".join(self._held))
-            self._held.clear()
+        self._frames.sendall(b"".join(self._held))
+        self._held.clear()
 
 
 class Runner:
@@ -144,8 +135,9 @@ class Runner:
         self._reader = FrameReader(frames)
         self._answers = Answers(frames)
         self._most_rows = rows
-        self._running: tuple[int, ...] = ()
-        self._stopped: tuple[int, ...] = ()
+        self._batches = 0
+        self._running: Sequence[int] = ()
+        self._stopped: Sequence[int] = ()
 
     def serve(self) -> None:
         """Answer for ever: decode what has come, run what fits together, send the answers.
@@ -153,34 +145,26 @@ class Runner:
         Raises:
             EOFError, ConnectionError: the supervisor hung up.
         """
+        jobs: list[_Job] = []
         while True:
-            jobs: list[_Job] = []
             frames = self._reader.read()
-            self._answers.begin()
+            began_ns = self._answers.since_ns = now_ns = time.monotonic_ns()
             for kind, codec, number, deadline_ns, body in frames:
-                self._take(kind, codec, number, deadline_ns, body, jobs)
-                if len(jobs) >= self._most_rows or self._answers.due:
-                    self._run_all(jobs)
+                if jobs:
+                    now_ns = time.monotonic_ns()
+                    if len(jobs) >= self._most_rows or now_ns - began_ns > _HOLD_NS:
+                        self._run_all(jobs)
+                        began_ns = now_ns = time.monotonic_ns()
+                self._progress.run_one(number)
+                try:
+                    if now_ns > deadline_ns:
+                        raise DeadlineExceededError(_TOO_LATE)
+                    jobs.append(_Job(number, deadline_ns, kind == Kind.PREDICT_ALONE, *self._decode(codec, body)))
+                except Exception as error:  # noqa: BLE001 - a bug in a codec must not take the model out of service
+                    self._answers.refuse(number, error)
             self._run_all(jobs)
-            self._now_running(())
+            self._progress.rest(self._batches)
             self._answers.leave()
-
-    def _now_running(self, numbers: tuple[int, ...]) -> None:
-        if numbers != self._running:
-            self._running = numbers
-            self._progress.running(numbers)
-
-    def _take(self, kind: int, codec: int, number: int, deadline_ns: int, body: memoryview, jobs: list[_Job]) -> None:
-        """Decode a request; one that cannot be is answered at once."""
-        self._now_running((number,))
-        self._answers.leave_if_due()
-        try:
-            if time.monotonic_ns() > deadline_ns:
-                msg = "the request waited until its time was over"
-                raise DeadlineExceededError(msg)
-            jobs.append(_Job(number, deadline_ns, kind == Kind.PREDICT_ALONE, *self._decode(codec, body)))
-        except Exception as error:  # noqa: BLE001 - a bug in a codec must not take the model out of service
-            self._answers.refuse(number, error)
 
     def _decode(self, codec: int, body: memoryview) -> tuple[Feeds, buffet.Wanted, tuple[str, ...]]:
         if codec == Codec.BUFFET:
@@ -192,18 +176,21 @@ class Runner:
 
     def _run_all(self, jobs: list[_Job]) -> None:
         """Run and answer all, those together that fit."""
-        for batch in batches(jobs, self._most_rows):
-            if len(batch) == 1 or not self._run_together(batch):
-                for job in batch:
-                    self._run_alone(job)
+        if len(jobs) == 1:
+            self._run_alone(jobs[0])
+        else:
+            for batch in batches(jobs, self._most_rows):
+                if len(batch) == 1 or not self._run_together(batch):
+                    self._run_one_by_one(batch)
         jobs.clear()
 
     def _run_together(self, batch: Sequence[_Job]) -> bool:
         """Run several requests as one; false when that did not go well: then each is to be tried alone."""
-        names = batch[0].wanted.names
+        numbers = [job.number for job in batch]
+        self._progress.run_together(numbers)
         try:
             feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in batch[0].feeds}
-            outputs = self._run(tuple(job.number for job in batch), feeds, names)
+            outputs = self._run(numbers, feeds, batch[0].wanted.names)
         except (MLBuffetError, MemoryError, Terminated):
             return False
         ends = list(accumulate(job.rows for job in batch))
@@ -214,10 +201,15 @@ class Runner:
             self._answer(job, [output[start:end] for output in outputs])
         return True
 
+    def _run_one_by_one(self, batch: Sequence[_Job]) -> None:
+        for job in batch:
+            if time.monotonic_ns() > job.deadline_ns:
+                self._answers.refuse(job.number, DeadlineExceededError(_TOO_LATE))
+            else:
+                self._run_alone(job)
+
     def _run_alone(self, job: _Job) -> None:
-        if time.monotonic_ns() > job.deadline_ns:
-            self._answers.refuse(job.number, DeadlineExceededError("the request waited until its time was over"))
-            return
+        self._progress.run_one(job.number)
         try:
             outputs = self._run((job.number,), job.feeds, job.wanted.names)
         except Terminated:
@@ -235,15 +227,15 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - as in decoding
             self._answers.refuse(job.number, error)
 
-    def _run(self, numbers: tuple[int, ...], feeds: Feeds, names: Sequence[str]) -> list[Any]:
-        self._now_running(numbers)
+    def _run(self, numbers: Sequence[int], feeds: Feeds, names: Sequence[str]) -> list[Any]:
         self._answers.leave_if_due()
-        self._progress.ran()
+        self._batches += 1
+        self._running = numbers
         while True:
             try:
                 return self._model.run(feeds, names)
             except Terminated:
-                if self._stopped == numbers:
+                if self._stopped is numbers:
                     raise
                 # The stop was meant for what ran before, which ended as it came.
 

@@ -194,17 +194,20 @@ def test_what_is_overdue_is_cancelled_at_the_modelhost(play: Callable[..., None]
 
 
 def test_bodies_in_flight_are_bounded(play: Callable[..., None]) -> None:
+    large = b"x" * 120_000
+
     async def scenario(dataplane: DataPlane, hosts: list[Host]) -> None:
-        first = asyncio.create_task(outcome(dataplane, body=b"x" * 60, timeout_s=0.3))
+        first = asyncio.create_task(outcome(dataplane, body=large, timeout_s=0.3))
         await until(lambda: hosts[0].count(Kind.PREDICT))
         with pytest.raises(BusyError):
-            ask(dataplane, body=b"x" * 60)
+            ask(dataplane, body=large)
+        assert await outcome(dataplane, body=b"x", timeout_s=0.1) == "DEADLINE_EXCEEDED", "small ones are taken"
         assert await first == "DEADLINE_EXCEEDED"
         hosts[0].answers = well
         for _ in range(5):
-            assert await outcome(dataplane, body=b"x" * 60) == "ok"
+            assert await outcome(dataplane, body=large) == "ok"
 
-    play(scenario, never, most_bytes=100)
+    play(scenario, never, most_bytes=200_000)
 
 
 @pytest.mark.parametrize("fault", [with_error("INTERNAL"), with_error("\x00"), with_body(b""), with_body(b'{"val')])

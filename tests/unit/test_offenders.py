@@ -5,15 +5,15 @@ from modelhost.offenders import Offenders
 
 def test_an_offender_is_refused_for_a_minute_and_nobody_else() -> None:
     offenders = Offenders()
-    assert not offenders
+    assert not offenders.until
     offenders.add(1, b"bad", 100.0)
-    assert offenders
+    assert offenders.until
     assert offenders.refused_s(1, b"bad", 100.0) == 60
     assert offenders.refused_s(1, b"bad", 159.0) == 1
     assert offenders.refused_s(1, b"good", 100.0) == 0
     assert offenders.refused_s(2, b"bad", 100.0) == 0, "the same bytes mean something else there"
     assert offenders.refused_s(1, b"bad", 160.0) == 0
-    assert not offenders, "and then nothing is hashed any more"
+    assert not offenders.until, "and then nothing is hashed any more"
 
 
 def test_who_offends_again_is_refused_longer_and_hides_nobody() -> None:
