@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 STOP = struct.Struct("<Q")  # the number of the request whose run is to stop
 
-CHECK_S = 30
+CHECK_S = 25  # so that an upload is decided within 30 s
 CHECK_CPU_S = 20  # of these; a check that waits for the processor has longer
 
 
