@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8002
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+GRPC_PORT ?= 8001
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check lint format types contracts models docs lock bench soak clean
+.PHONY: help run test coverage check lint format types contracts models docs proto lock bench soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -24,8 +26,8 @@ $(VENV)/dev: locks/dev.txt pyproject.toml | $(VENV)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@ $(VENV)/local
 
-run: $(VENV)/local ## Run the platform with the sample models on 127.0.0.1:8002, or PORT=…
-	$(BIN)/mlbuffet up --port $(PORT) --repository repository --samples models
+run: $(VENV)/local ## Run the platform with the sample models on 127.0.0.1:8002, or PORT=… GRPC_PORT=…
+	$(BIN)/mlbuffet up --port $(PORT) --grpc-port $(GRPC_PORT) --repository repository --samples models
 
 test: $(VENV)/dev ## Run all tests
 	$(BIN)/python -m pytest
@@ -56,18 +58,24 @@ models: $(VENV)/dev ## Train the sample models again
 docs: $(VENV)/dev ## Write the generated parts of the documentation
 	$(BIN)/python docs/generate.py
 
+proto: $(VENV)/dev ## Write the protobuf modules anew from their .proto files
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. mlbuffet/oip/*.proto
+
 bench: $(VENV)/dev ## Measure predictions beside the peers (needs wrk)
-	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python -m benchmarks.predict
 
 soak: $(VENV)/dev ## Run the long soak, then every test at its full size (hours)
 	$(BIN)/python -m benchmarks.soak
 	MLBUFFET_SOAK=1 $(BIN)/python -m pytest
 
-lock: | $(VENV)/python ## Write the locks anew from pyproject.toml
+lock: | $(VENV)/python ## Write the locks anew from pyproject.toml, and those of the clients in the tests
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --all-extras pyproject.toml --output-file locks/dev.txt
+	$(COMPILE) --all-extras pyproject.toml --output-file locks/dev.txt
 	for extra in inferrer modelhost cli local; do \
-	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --constraint locks/dev.txt --extra $$extra pyproject.toml --output-file locks/$$extra.txt; \
+	  $(COMPILE) --constraint locks/dev.txt --extra $$extra pyproject.toml --output-file locks/$$extra.txt; \
+	done
+	for wanted in tests/clients/*/requirements.in; do \
+	  $(COMPILE) --python-version 3.11 $$wanted --output-file $${wanted%.in}.txt; \
 	done
 
 clean: ## Remove what the targets made

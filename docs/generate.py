@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from inferrer.rpc.statuses import status_of
 from inferrer.settings import InferrerSettings
 from mlbuffet.errors import MLBuffetError, all_errors
 from modelhost.settings import ModelhostSettings
@@ -30,6 +31,7 @@ _TYPES = {
 INFERRER = {
     "host": "Address that the inferrer listens on. Loopback only in this release: there are no API keys yet.",
     "port": "Its port.",
+    "grpc_port": "Its port for gRPC; 0: no gRPC.",
     "hosts": (
         "Names, without port, that a request's `Host` may have beside loopback's: `localhost`, `127.0.0.0/8`, `[::1]`. "
         "Any other one is answered `MISDIRECTED`."
@@ -47,8 +49,15 @@ INFERRER = {
     "tls_folder": (
         "Folder with `ca.pem`, `cert.pem` and `key.pem` for mutual TLS 1.3 on `tcp://` channels. Empty: no TLS."
     ),
-    "timeout_s": "Seconds that a prediction may take where the request does not say (`X-Request-Timeout-Ms`).",
+    "timeout_s": (
+        "Seconds that a prediction may take where the request does not say (`X-Request-Timeout-Ms`; gRPC: the client's "
+        "deadline), and that the message of a gRPC call may take to arrive."
+    ),
     "upload_bytes": "The largest model file or form that is taken. A larger one is refused when it is announced.",
+    "gzip_bytes": (
+        "Answers of JSON or text from this size on are compressed where `Accept-Encoding` asks for it, which takes a "
+        "millisecond for each 64 KiB and halves them. 0: never."
+    ),
     "threads": (
         "Threads of each process that run Flask routes, half of them for requests whose body is still coming; another "
         "256 requests may wait for either half."
@@ -63,6 +72,10 @@ INFERRER = {
     "sweep_s": "Seconds between two looks for what dead processes left in the repository, and the least age of that.",
     "slow_s": "Seconds above which a request that succeeded is logged too, as `slow request`.",
     "lane": "Whether JSON predictions are answered on the event loop, ahead of Flask. Off: same answers, slower.",
+    "cache_bytes": (
+        "Memory that each process may take for answers that are given again, for models that ask for it "
+        '(`{"serving": {"cache": true}}`); 0: for none.'
+    ),
     "metrics_folder": "Folder for the counters that the processes share. Empty: a temporary one, gone at the end.",
     "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
 }
@@ -83,7 +96,15 @@ MODELHOST = {
         "Memory that one model's process may take for itself; 0 means as much as all together. What needs more is "
         "answered `RESOURCE_LIMIT`; a process that has grown to three quarters of it is replaced between two requests."
     ),
-    "threads": "Threads that one model's runtime uses for one prediction.",
+    "cores": (
+        "Processor cores that it counts on; 0 means those that it may run on, or that its container has time for. "
+        "Where several modelhosts share a machine, as under `mlbuffet up`, each gets its part."
+    ),
+    "runners": "The most processes that one model version may have here, whatever it asks for; 0 for any number.",
+    "threads": (
+        "The most threads that one run of a model may have here, whatever it asks for; 0 for any number. How many it "
+        "has is measured when it is loaded, unless its serving settings say."
+    ),
     "queue": "Requests of one model version that may wait or run; the next one is answered `QUEUE_FULL`.",
     "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
 }
@@ -124,7 +145,7 @@ def _default(value: object) -> str:
 def error_table() -> str:
     """Every error that a client can see, by status, then in the order of the tree."""
     found = sorted(all_errors(), key=lambda error: error.status)
-    return table(("Status", "Code", "Try again", "Meaning"), map(_error_row, found))
+    return table(("Status", "gRPC", "Code", "Try again", "Meaning"), map(_error_row, found))
 
 
 def _error_row(error: type[MLBuffetError]) -> Sequence[str]:
@@ -132,7 +153,7 @@ def _error_row(error: type[MLBuffetError]) -> Sequence[str]:
     if error.retry_after_s is not None:
         again += f", `Retry-After: {error.retry_after_s}`"
     meaning = (error.__doc__ or "").splitlines()[0]
-    return str(error.status), f"`{error.code}`", again, meaning
+    return str(error.status), f"`{status_of(error(meaning)).name}`", f"`{error.code}`", again, meaning
 
 
 PARTS: Mapping[str, Callable[[], str]] = {

@@ -2,16 +2,23 @@
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from pathlib import Path
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from prometheus_client import values
+from prometheus_client.multiprocess import mark_process_dead
 
+from inferrer.rpc.port import hold
 from inferrer.settings import InferrerSettings, read_inferrer_settings
 from mlbuffet.chassis.logs import configure_logs
+from mlbuffet.chassis.process import settle_memory
 from mlbuffet.chassis.settings import SettingsError
+
+_PORT_WAIT_S = 5.0
 
 
 class RootLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -25,8 +32,10 @@ class RootLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn configured by our settings instead of a file of its own."""
 
-    def __init__(self, settings: InferrerSettings) -> None:
+    def __init__(self, settings: InferrerSettings, held: socket.socket | None) -> None:
+        """`held` keeps others off the gRPC port, for as long as the arbiter lives."""
         self._settings = settings
+        self._held = held
         super().__init__()
 
     def load_config(self) -> None:
@@ -42,9 +51,15 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "logger_class": RootLogger,
             "control_socket_disable": True,
             "child_exit": _forget_metrics,
+            "post_fork": self._release,
         }
         for name, value in values.items():
             self.cfg.set(name, value)
+
+    def _release(self, _: object, __: object) -> None:
+        """Leave the port to the arbiter: one killed must not be outlived by its hold."""
+        if self._held is not None:
+            self._held.close()
 
     def load(self) -> InferrerSettings:
         """What a worker gets; it builds the application itself, on its loop."""
@@ -53,9 +68,22 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
 
 def _forget_metrics(_: object, worker: object) -> None:
     """A dead worker's gauges go, its counters stay."""
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - reads its folder on import
-
     mark_process_dead(worker.pid)  # type: ignore[attr-defined,no-untyped-call]
+
+
+def _hold_grpc_port(settings: InferrerSettings) -> socket.socket | None:
+    """Take the gRPC port, or end with a word on why not."""
+    if not settings.grpc_port:
+        return None
+    try:
+        return hold(settings.host, settings.grpc_port, _PORT_WAIT_S)
+    except OSError as error:
+        sys.exit(f"inferrer: port {settings.grpc_port} for gRPC cannot be listened on: {error.strerror}")
+
+
+def preload() -> None:
+    """Import what the workers run, so that all of them share the memory."""
+    import inferrer.worker  # noqa: F401, PLC0415 - not for those who only want the settings
 
 
 def main() -> None:
@@ -65,15 +93,20 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"inferrer: {error}")
     configure_logs("inferrer", settings.log_level)
+    held = _hold_grpc_port(settings)
     folder = settings.metrics_folder or Path(tempfile.mkdtemp(prefix="mlbuffet-metrics-"))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    # Imported by the arbiter so that all workers share the memory; prometheus-client reads the variable on import.
-    import inferrer.worker  # noqa: F401, PLC0415
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # it was imported without the variable
+    preload()
+    if settings.grpc_port:  # to import it begins no thread, which a fork would lose
+        import inferrer.rpc.server  # noqa: F401, PLC0415
 
+    settle_memory()  # what is here now stays shared with the workers
+    arbiter = os.getpid()
     try:
-        InferrerApplication(settings).run()
+        InferrerApplication(settings, held).run()
     finally:
-        if settings.metrics_folder is None:
+        if settings.metrics_folder is None and os.getpid() == arbiter:  # a worker that ends comes by here too
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,10 +8,11 @@ through the same check as an upload. Nothing is taken away before its copy is pu
 import logging
 from pathlib import Path
 
-from inferrer.controlplane import ControlPlane, UploadOptions
+from inferrer.controlplane import ControlPlane
 from inferrer.repository import Repository
 from inferrer.staging import StagedUpload
 from inferrer.storage import storage_errors
+from inferrer.uploads import UploadOptions
 from mlbuffet.errors import MLBuffetError, NameConflictError
 from mlbuffet.generation import EVERYTHING
 from mlbuffet.index import Index, model_file, read_manifest

@@ -13,8 +13,13 @@ from inferrer.controlplane import ControlPlane
 from inferrer.dataplane import DataPlane
 from inferrer.lane import PredictionLane
 from inferrer.repository import Repository
+from inferrer.routes.bodies import compressed
+from inferrer.routes.docs import documentation_routes
 from inferrer.routes.greeting import greeting_routes
+from inferrer.routes.kserve import kserve_routes
 from inferrer.routes.models import model_routes
+from inferrer.routes.oip import oip_routes
+from inferrer.routes.oip_repository import oip_repository_routes
 from inferrer.routes.predictions import prediction_routes
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings
@@ -44,12 +49,17 @@ class Inferrer:
         repository = Repository(Path(settings.repository))
         index = Index(repository.root)
         index.refresh()  # here, where it may take long, and not with the first request
-        dataplane = DataPlane(index, settings.modelhosts, tls_context(settings.tls_folder, server=False))
+        dataplane = DataPlane(
+            index,
+            settings.modelhosts,
+            tls_context(settings.tls_folder, server=False),
+            cache_bytes=settings.cache_bytes,
+        )
         controlplane = ControlPlane(repository, index, dataplane)
         self.services = Services(settings, repository, index, dataplane, controlplane)
         self.counts = RequestCounts(registry)
         self._balancing = BalancingCounts(registry, dataplane)
-        self.lane = PredictionLane(dataplane, self.counts, settings.timeout_s, settings.slow_s)
+        self.lane = PredictionLane(dataplane, self.counts, settings)
         self.app = self._make_flask(registry)
         self._closed = threading.Event()
         threading.Thread(target=self._look_after_repository, name="repository", daemon=True).start()
@@ -66,11 +76,22 @@ class Inferrer:
             greeting_routes(services),
             model_routes(services),
             prediction_routes(services),
+            kserve_routes(services),
+            oip_routes(services),
+            oip_repository_routes(services),
+            documentation_routes(services),
             health_routes(lambda: bool(services.dataplane.replicas.ready()), metrics),
         )
         app.before_request(_begin)
         app.after_request(self._count)
+        app.after_request(self._compress)
         return app
+
+    def _compress(self, response: Response) -> Response:
+        # tritonclient's asynchronous client asks for gzip in every call, and unpacks nothing but predictions.
+        if request.path.startswith("/v2/") and not request.path.endswith("/infer"):
+            return response
+        return compressed(response, request.headers.get("Accept-Encoding", ""), self.settings.gzip_bytes)
 
     def _count(self, response: Response) -> Response:
         """Count what Flask answered, on the loop's thread, where the lane counts too; tell of what took long."""

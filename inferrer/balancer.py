@@ -3,26 +3,36 @@
 Power of two choices: look at two candidates at random, take the one with fewer requests in flight (Azar et al.,
 "Balanced Allocations", SIAM J. Comput. 29(1), 1999). Plain least-loaded herds when several gateways see only their own
 requests; a random order of the two breaks ties evenly.
+
+A model whose run costs less than the way to it is better served where others are: requests that go to one modelhost
+share its wake-ups, writes and batches. So its requests take turns: for a moment all gateways send to the same one, as
+long as that is not much busier or slower than another, then to the next (docs/adr/0024-taking-turns.md).
 """
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from mlbuffet.errors import UnavailableError
 
+_TURN_S = 0.02
+_SLOWER = 2  # times
+
 
 class Loaded(Protocol):
-    """Something that knows how many requests it has in flight."""
+    """Something that knows how many requests it has in flight, and how many seconds it took of late to answer one."""
 
     in_flight: int
+    took_s: float
 
 
 L = TypeVar("L", bound=Loaded)
 
 
-def choose_replica(candidates: Sequence[L], rng: random.Random) -> L:
+def choose_replica(candidates: Sequence[L], random: Callable[[], float], together: int = 0, now: float = 0) -> L:
     """Pick the modelhost for the next request.
+
+    `random` gives a number from 0 up to 1; `together` is by how many requests the one whose turn it is at `now`, in
+    seconds of the machine's monotonic clock, may be busier than another. 0 stands for no turns.
 
     Raises:
         UnavailableError: no candidate is left.
@@ -33,10 +43,16 @@ def choose_replica(candidates: Sequence[L], rng: random.Random) -> L:
     if not count:
         msg = "no modelhost is ready"
         raise UnavailableError(msg)
-    # rng.sample would cost ten times as much on the hot path.
-    first = int(rng.random() * count)
-    second = int(rng.random() * (count - 1))
-    if second >= first:
-        second += 1
-    a, b = candidates[first], candidates[second]
+    if together:
+        a, b = candidates[int(now / _TURN_S) % count], candidates[int(random() * count)]
+        if a.in_flight < b.in_flight + together and a.took_s <= _SLOWER * b.took_s:
+            return a
+    a, b = _two_of(candidates, random)
     return a if a.in_flight <= b.in_flight else b
+
+
+def _two_of(candidates: Sequence[L], random: Callable[[], float]) -> tuple[L, L]:
+    """Two different ones in either order; random.sample would cost ten times as much."""
+    count = len(candidates)
+    first, second = int(random() * count), int(random() * (count - 1))
+    return candidates[first], candidates[second + (second >= first)]

@@ -8,41 +8,29 @@ import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from inferrer.dataplane import DataPlane
 from inferrer.repository import Repository
 from inferrer.staging import StagedUpload
+from inferrer.uploads import UploadOptions, made_before, new_manifest
 from mlbuffet.errors import (
     DefaultVersionError,
     DigestMismatchError,
-    IdempotencyConflictError,
     MLBuffetError,
     NameConflictError,
     PreconditionFailedError,
     UnavailableError,
+    UnprocessableError,
 )
 from mlbuffet.index import Index, ModelEntry, read_versions
-from mlbuffet.manifest import ImageSettings, Manifest, Signature
+from mlbuffet.manifest import Manifest
 from mlbuffet.names import ModelRef
 
 log = logging.getLogger(__name__)
 
 CHECK_S = 35.0
 LOAD_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    """What a client may say of an upload beside its bytes; None where it says nothing."""
-
-    description: str | None = None
-    image: ImageSettings | None = None
-    digest: str | None = None
-    idempotency_key: str | None = None
-    if_match: str | None = None
-    source: str = "upload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +63,15 @@ class ControlPlane:
         report = self._check(staged)
         with self._repository.lock(name):
             entry = self._index.models().get(name)
-            before = _made_before(entry, staged.digest, options)
+            before = made_before(entry, staged.digest, options)
             if entry is not None and before is not None:
                 if before.version >= entry.default:  # else a later change stands, and a repetition does not undo it
-                    self._activate(entry, before)
+                    before = self._activate(entry, before)
                 return Uploaded(before, created=True)
             self._refuse_conflicts(name, entry, options)
             if entry is not None and self._repository.holds(entry.manifest, staged.digest):
-                self._activate(entry, entry.manifest)
-                return Uploaded(self._amend(entry.manifest, options), created=False)
-            manifest = _manifest(name, self._repository.next_version(name), staged, report, options, entry)
+                return Uploaded(self._amend(self._activate(entry, entry.manifest), options), created=False)
+            manifest = new_manifest(name, self._repository.next_version(name), staged, report, options, entry)
             try:
                 self._repository.publish(staged, manifest)
                 self._load_everywhere(manifest)
@@ -106,7 +93,7 @@ class ControlPlane:
         with self._repository.lock(name):
             entry = self._index.models().get(name)
             self._refuse_conflicts(name, entry, options)
-            manifest = _manifest(name, version, staged, report, options, entry)
+            manifest = new_manifest(name, version, staged, report, options, entry)
             self._repository.take_over(staged, manifest)
             if entry is None:
                 self._load_everywhere(manifest)
@@ -130,13 +117,17 @@ class ControlPlane:
         return manifest
 
     def describe(self, ref: ModelRef, changes: Mapping[str, object]) -> Manifest:
-        """Change what the operator may: description, image, pinned.
+        """Change what the operator may: description, image, pinned, serving.
 
         Raises:
             ModelNotFoundError, VersionNotFoundError, ModelBusyError: it is not there, or not now.
+            UnprocessableError: its answers are to be cached, and are not the same each time.
+            UnavailableError: no modelhost can say whether they are.
         """
         with self._repository.lock(ref.name):
             manifest = self._index.manifest(ref).changed(**changes)
+            if manifest.serving.cache:
+                manifest = self._cacheable(manifest)
             self._repository.save_manifest(manifest)
         log.info("model described", extra={"model": ref.name, "version": manifest.version, "fields": sorted(changes)})
         return manifest
@@ -150,8 +141,7 @@ class ControlPlane:
         """
         with self._repository.lock(ref.name):
             entry = self._index.model(ref.name)
-            manifest = entry.version(ref.version)
-            self._activate(entry, manifest)
+            manifest = self._activate(entry, entry.version(ref.version))
         log.info("default version set", extra={"model": ref.name, "version": manifest.version})
         return manifest
 
@@ -159,19 +149,35 @@ class ControlPlane:
         """Load a version on every ready modelhost; one that had failed or is quarantined there is tried anew.
 
         Raises:
-            ModelNotFoundError, VersionNotFoundError: it is not there.
+            ModelNotFoundError, VersionNotFoundError, ModelBusyError: it is not there, or not now.
             UnavailableError: no modelhost could load it.
         """
         manifest = self._index.manifest(ref)
+        if manifest.unloaded:
+            manifest = self.describe(ref, {"unloaded": False})
         self._load_everywhere(manifest)
         log.info("version loaded on purpose", extra={"model": ref.name, "version": manifest.version})
         return manifest
 
-    def _activate(self, entry: ModelEntry, manifest: Manifest) -> None:
-        """Make a version the default unless it is; loading it lifts what had failed."""
+    def unload(self, ref: ModelRef) -> Manifest:
+        """Take a version out of service until it is loaded again: no prediction goes to it any more from now on.
+
+        Modelhosts give its memory back when its present requests have ended. A restart changes nothing.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError, ModelBusyError: it is not there, or not now.
+        """
+        return self.describe(ref, {"unloaded": True})
+
+    def _activate(self, entry: ModelEntry, manifest: Manifest) -> Manifest:
+        """Make a version the default unless it is; loading it lifts what had failed, and that it was unloaded."""
+        if manifest.unloaded:
+            manifest = manifest.changed(unloaded=False)
+            self._repository.save_manifest(manifest)
         self._load_everywhere(manifest)
         if manifest.version != entry.default:
             self._repository.set_default(entry.name, manifest.version)
+        return manifest
 
     def delete(self, ref: ModelRef) -> None:
         """Delete a model, or one version of it.
@@ -192,8 +198,24 @@ class ControlPlane:
                 self._repository.delete_version(manifest)
         log.info("model deleted", extra={"model": ref.name, "version": ref.version})
 
+    def _cacheable(self, manifest: Manifest) -> Manifest:
+        """A version whose answers may be given again; one of which that is not known is looked at.
+
+        Raises:
+            UnprocessableError: they may not.
+            UnavailableError: no modelhost can look.
+        """
+        if manifest.deterministic is None:
+            arguments = {"model": manifest.model, "version": manifest.version, "digest": manifest.digest}
+            report = self._dataplane.call(None, "check", CHECK_S, **arguments).result()
+            manifest = manifest.changed(deterministic=report["deterministic"])
+        if not manifest.deterministic:
+            msg = "the model has operators of chance (RandomNormal, Dropout in training, …): its answers are not cached"
+            raise UnprocessableError(msg)
+        return manifest
+
     def _check(self, staged: StagedUpload) -> dict[str, Any]:
-        """Have a modelhost look at staged bytes; returns signature and notes."""
+        """Have a modelhost look at staged bytes; returns signature, notes, and whether the model is deterministic."""
         arguments = {"staged": staged.folder.name, "digest": staged.digest}
         return self._dataplane.call(None, "check", CHECK_S, **arguments).result()
 
@@ -240,46 +262,3 @@ def _failures(futures: Iterable[Future[dict[str, Any]]]) -> list[MLBuffetError]:
     return [
         error if isinstance(error, MLBuffetError) else UnavailableError("loading failed") for error in errors if error
     ]
-
-
-def _made_before(entry: ModelEntry | None, digest: str, options: UploadOptions) -> Manifest | None:
-    """The version that an upload with this Idempotency-Key made.
-
-    Raises:
-        IdempotencyConflictError: it made it from other bytes.
-    """
-    if entry is None or options.idempotency_key is None:
-        return None
-    made = (item for item in entry.versions.values() if item.idempotency_key == options.idempotency_key)
-    manifest = next(made, None)
-    if manifest is not None and manifest.digest != digest:
-        msg = f"this Idempotency-Key made version {manifest.version} of {manifest.model} from other bytes"
-        raise IdempotencyConflictError(msg)
-    return manifest
-
-
-def _manifest(
-    name: str,
-    version: int,
-    staged: StagedUpload,
-    report: Mapping[str, Any],
-    options: UploadOptions,
-    entry: ModelEntry | None,
-) -> Manifest:
-    """What is recorded of a new version; what the client does not say is taken over from the version before."""
-    before = entry.manifest if entry is not None else None
-    description = options.description if options.description is not None else before.description if before else ""
-    image = options.image if options.image is not None else before.image if before else ImageSettings()
-    return Manifest(
-        model=name,
-        version=version,
-        digest=staged.digest,
-        size_bytes=staged.size_bytes,
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        source=options.source,
-        signature=Signature.from_json(report["signature"]),
-        description=description,
-        image=image,
-        idempotency_key=options.idempotency_key,
-        notes=tuple(report["notes"]),
-    )

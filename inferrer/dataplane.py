@@ -18,11 +18,15 @@ from typing import Any
 import orjson
 
 from inferrer.balancer import choose_replica
+from inferrer.cache import AnswerCache, Known
 from inferrer.replica import Call, Replica, is_fault
 from inferrer.replicas import Replicas
 from inferrer.retries import RetryBudget
+from inferrer.rooms import Rooms
+from inferrer.segments import Lease
 from inferrer.targets import Target, Targets
-from mlbuffet.channel import Codec, Kind
+from mlbuffet.channel import Codec, Kind, Payload
+from mlbuffet.chassis.request import LARGE_BYTES
 from mlbuffet.errors import (
     BusyError,
     ClientGoneError,
@@ -39,8 +43,8 @@ log = logging.getLogger(__name__)
 Done = Callable[[MLBuffetError | None, bytes, Call], None]
 Abandon = Callable[[Callable[[], None]], None]
 
+_PREDICT = Kind.PREDICT.value
 _SWEEP_S = 0.02
-_LARGE_BYTES = 1 << 16  # smaller bodies are bounded by how many connections there may be
 _RETRIED = (NotLoadedError, ReplicaLostError, QueueFullError)
 
 
@@ -54,13 +58,15 @@ class DataPlane:
         tls: ssl.SSLContext | None = None,
         *,
         most_bytes: int = 1 << 30,
+        cache_bytes: int = 0,
     ) -> None:
-        """`most_bytes` is how much the bodies in flight may hold together in this process."""
+        """`most_bytes` is how much the bodies in flight may hold together in this process, `cache_bytes` the cache."""
         self.index = index
         self.replicas = Replicas(places, tls, self._failed, self._move_away)
         self.loop = asyncio.get_running_loop()
         self.retries: Counter[str] = Counter()
-        self._most_bytes = most_bytes
+        self.cache = AnswerCache(cache_bytes)
+        self._rooms = Rooms(self.replicas, most_bytes)
         self._rng = random.Random()  # noqa: S311 - chance, not secrecy
         self._budget = RetryBudget()
         self._targets = Targets(index, self.replicas)
@@ -83,51 +89,68 @@ class DataPlane:
 
     # On the event loop ----------------------------------------------------------------------------------------------
 
-    def start(self, ref: bytes, codec: Codec, body: bytes, timeout_s: float, done: Done) -> Call:
+    def start(self, ref: bytes, payload: tuple[int, int, bytes | Lease], timeout_s: float, done: Done) -> Call:
         """Send a prediction; `done` is called once, later, with an error or the answer's body, and the call.
 
         Raises:
             MLBuffetError: it could not even be sent.
         """
         target = self._targets.find(ref)
+        if target.cached and (question := self.cache.question(target.key, payload)):
+            known = self.cache.find(question, target.manifest.model)
+            if known is not None:
+                return self._repeat(known, target, payload, timeout_s, done)
+            done = self.cache.keeping(question, done)
         self._budget.request()
-        if len(body) > _LARGE_BYTES:
-            self._admit(len(body))
-        call = Call(Kind.PREDICT, target.key, codec, body, time.monotonic() + timeout_s, done)
+        if len(payload[2]) > LARGE_BYTES:
+            self._rooms.admit(len(payload[2]))
+            payload = self._rooms.placed(payload, target)
+        now = time.monotonic()
+        call = Call(_PREDICT, target.key, payload, now + timeout_s, done)
         call.ref, call.target = ref, target
-        self._send(call, target.candidates)
+        self._send(call, target.candidates, now, target.together)
         return call
 
-    def _admit(self, size_bytes: int) -> None:
-        """Take a large body, unless too many are held already.
+    def _repeat(
+        self, known: Known, target: Target, payload: tuple[int, int, bytes | Lease], timeout_s: float, done: Done
+    ) -> Call:
+        """Give a known answer again, a moment later, as any other."""
+        call = Call(_PREDICT, target.key, payload, time.monotonic() + timeout_s, done)
+        call.target, call.answer_split = target.repeated(), known.split
+        self.loop.call_soon(lambda: call.done(None, known.body, call))
+        return call
 
-        Raises:
-            BusyError: they are.
-        """
-        if sum(replica.held_bytes for replica in self.replicas.all()) + size_bytes > self._most_bytes:
-            msg = "this process holds as many requests as it may"
-            raise BusyError(msg)
+    def room(self, ref: bytes, size_bytes: int, split: int) -> Lease | None:
+        """Shared memory for a body that is to come; None where there is no such version, way or memory."""
+        try:
+            return self._rooms.lease(self._targets.find(ref), size_bytes, split)
+        except MLBuffetError:
+            return None  # the answer when the body is there, as for any other
 
     def cancel(self, call: Call) -> None:
         """Give a prediction up, because nobody waits for it any more: its `done` is not called."""
         if call.replica is not None:
             call.replica.cancel(call)
+        else:
+            call.done = _unheard  # its answer was known, and is on its way
 
-    def _send(self, call: Call, candidates: Sequence[Replica]) -> None:
+    def _send(self, call: Call, candidates: Sequence[Replica], now: float, together: int = 0) -> None:
         """Send a request to one of these.
 
         Raises:
             UnavailableError: there is none.
             BusyError: no one takes anything off its connection now.
         """
-        replica = choose_replica(candidates, self._rng)
+        replica = choose_replica(candidates, self._rng.random, together, now)
         if replica.full:
             free = [other for other in candidates if not other.full]
             if not free:
                 msg = "the modelhosts do not keep up"
                 raise BusyError(msg)
-            replica = choose_replica(free, self._rng)
-        replica.start(call)
+            replica = choose_replica(free, self._rng.random)
+        if together:
+            call.turn_at = now
+        replica.start(call, now)
 
     def _failed(self, call: Call, error: MLBuffetError, replica: Replica) -> None:
         """A modelhost did not answer a request as it should: try elsewhere where that is right."""
@@ -167,7 +190,7 @@ class DataPlane:
     def _resend(self, call: Call, target: Target, candidates: Sequence[Replica], why: str) -> None:
         call.retried = True
         call.target, call.key = target, target.key
-        self._send(call, candidates)
+        self._send(call, candidates, time.monotonic())
         self.retries[why] += 1
 
     def _move_away(self, replica: Replica) -> None:
@@ -189,7 +212,9 @@ class DataPlane:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self._budget.age(_SWEEP_S)
+            self.cache.follow(self.index)
             now = time.monotonic()
+            self._rooms.age(now)
             for replica in self.replicas.all():
                 if replica.in_flight:
                     replica.expire(now)
@@ -197,25 +222,27 @@ class DataPlane:
     # From other threads ---------------------------------------------------------------------------------------------
 
     def predict(
-        self, ref: bytes, codec: Codec, body: bytes, timeout_s: float, abandon: Abandon | None = None
-    ) -> tuple[bytes, Target]:
-        """Send a prediction and wait for its answer; `abandon` is given what ends the wait when the client is gone.
+        self, ref: bytes, payload: Payload, timeout_s: float, abandon: Abandon | None = None
+    ) -> tuple[bytes, int, Target]:
+        """Send a prediction and wait for its answer: its body, split and target.
+
+        `abandon` is given what ends the wait when the client is gone.
 
         Raises:
             MLBuffetError: what the client is to be told.
         """
-        future: Future[tuple[bytes, Target]] = Future()
+        future: Future[tuple[bytes, int, Target]] = Future()
         started: list[Call] = []
 
         def done(error: MLBuffetError | None, reply: bytes, call: Call) -> None:
             if error is not None:
                 future.set_exception(error)
             else:
-                future.set_result((reply, call.target))
+                future.set_result((reply, call.answer_split, call.target))
 
         def start() -> None:
             try:
-                started.append(self.start(ref, codec, body, timeout_s, done))
+                started.append(self.start(ref, payload, timeout_s, done))
             except MLBuffetError as error:
                 future.set_exception(error)
 
@@ -250,9 +277,10 @@ class DataPlane:
                 future.set_exception(MLBuffetError("the modelhost's answer cannot be read"))
 
         def start() -> None:
-            call = Call(Kind.CALL, operation.encode(), Codec.NONE, body, time.monotonic() + timeout_s, done)
+            now = time.monotonic()
+            call = Call(Kind.CALL, operation.encode(), Payload(Codec.NONE, 0, body), now + timeout_s, done)
             try:
-                self._send(call, [replica] if replica else self.replicas.ready())
+                self._send(call, [replica] if replica else self.replicas.ready(), now)
             except MLBuffetError as error:
                 future.set_exception(error)
 
@@ -270,6 +298,10 @@ class DataPlane:
             msg = "no modelhost is ready"
             raise UnavailableError(msg)
         return ready
+
+
+def _unheard(error: MLBuffetError | None, body: bytes, call: Call) -> None:
+    """Tell nobody."""
 
 
 def _elsewhere(candidates: Sequence[Replica], error: MLBuffetError, replica: Replica) -> Sequence[Replica]:

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from mlbuffet.endpoints import Address
+from mlbuffet.segments import SIDE_SUFFIX
 
 log = logging.getLogger(__name__)
 
@@ -32,5 +33,10 @@ async def look_up(place: str) -> frozenset[Address]:
 def _sockets(folder: Path) -> frozenset[Address]:
     """The sockets in a folder, or the one at a path."""
     if folder.is_dir():
-        return frozenset(Address(path=str(path)) for path in folder.iterdir() if path.is_socket())
+        return frozenset(Address(path=str(path)) for path in folder.iterdir() if _is_channel(path))
     return frozenset({Address(path=str(folder))}) if folder.is_socket() else frozenset()
+
+
+def _is_channel(path: Path) -> bool:
+    """Tell a channel from the socket beside it."""
+    return path.is_socket() and path.suffix != SIDE_SUFFIX

@@ -4,54 +4,55 @@ It is asked for a sign of life again and again, on the stream that carries the r
 not keep up answers late or not at all, for whatever reason.
 """
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 
 from inferrer.ejection import FULL, Standing
-from mlbuffet.channel import FrameError, FrameProtocol, Kind
+from inferrer.segments import Lease, Recipient
+from mlbuffet.channel import SHARED, FrameError, FrameProtocol, Head, Kind, looks_whole
 from mlbuffet.endpoints import Address
 from mlbuffet.errors import DeadlineExceededError, MLBuffetError, from_code
 
-UNSENT_BYTES = 1 << 26
+_REPLY, _ERROR, _PONG, _STATE = Kind.REPLY.value, Kind.ERROR.value, Kind.PONG.value, Kind.STATE.value
+
+_SMOOTHING = 0.05
+_FOUND = 3  # where in a state it stands how the version is run
+_FAST_S = 0.0003  # a run that costs less than what is around it
+_MOST_TOGETHER = 32
 
 
 class Call:
     """One request on its way: what is needed to send it, to send it once more, and to end it."""
 
-    __slots__ = (
-        "blamed",
-        "body",
-        "codec",
-        "deadline",
-        "done",
-        "frame_id",
-        "key",
-        "kind",
-        "ref",
-        "replica",
-        "retried",
-        "target",
-    )
+    # Defaults of the class: on the hot path most of them are never set.
+    answer_split = 0
+    asker: Any = None  # whatever `done` wants to know again
+    ref = b""
+    target: Any = None  # what the name stood for when it was sent
+    retried = False
+    replica: "Replica | None" = None  # where it is in flight
+    frame_id = 0
+    turn_at = 0.0  # when it was sent, if it is one of those that take turns
+    blamed: Standing | None = None  # who answered it with a fault the first time
 
     def __init__(
-        self, kind: int, key: bytes, codec: int, body: bytes, deadline: float, done: Callable[..., None]
+        self, kind: int, key: bytes, payload: tuple[int, int, bytes | Lease], deadline: float, done: Callable[..., None]
     ) -> None:
         self.kind = kind
         self.key = key
-        self.codec = codec
-        self.body = body
+        self.codec, self.split, self.body = payload
         self.deadline = deadline
         self.done = done
-        self.ref = b""
-        self.target: Any = None  # what the name stood for when it was sent
-        self.retried = False
-        self.replica: Replica | None = None  # where it is in flight
-        self.frame_id = 0
-        self.blamed: Standing | None = None  # who answered it with a fault the first time
+
+    def lose_sight(self) -> None:
+        """It is no longer in flight, and nobody knows whether its body is still being read."""
+        if isinstance(self.body, Lease):
+            self.body.spoil()
 
 
 class Owner(Protocol):
@@ -87,31 +88,49 @@ class Replica(FrameProtocol):
         self.says_ready = False
         self.leaving = False  # no place names it any more
         self.tenths = FULL
-        self.versions: Mapping[str, list[str]] = {}
+        self.versions: Mapping[str, Sequence[Any]] = {}  # state, error code, reason, and what was measured
         self.in_flight = 0
+        self.took_s = 0.0  # to answer requests that take turns: the longest of late
         self.held_bytes = 0  # of what is in flight
         self._calls: dict[int, Call] = {}
         self._next_id = 0
         self._pings: deque[tuple[int, float]] = deque()
+        self._segments = Recipient("")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open the way for shared memory beside the stream."""
+        super().connection_made(transport)
+        self._segments = Recipient(self.address.path)
+
+    @property
+    def takes_segments(self) -> bool:
+        """Tell whether large bodies reach it by shared memory."""
+        return self._segments.takes_segments
 
     @property
     def ready(self) -> bool:
         """Tell whether it takes predictions now."""
         return self.says_ready and not self.standing.ejected
 
-    @property
-    def full(self) -> bool:
-        """Tell whether it takes nothing off the connection for the moment."""
-        return self.unsent_bytes() > UNSENT_BYTES
-
     def has(self, key: str) -> bool:
         """Tell whether a version is loaded there."""
         state = self.versions.get(key)
         return state is not None and state[0] == "READY"
 
+    def together(self, key: str) -> int:
+        """How many requests of a version it pays to send here together, by the modelhost's word on it."""
+        state = self.versions.get(key)
+        found = state[_FOUND] if state is not None and len(state) > _FOUND else None
+        if not isinstance(found, Mapping):
+            return 0
+        rows, run_s = found.get("batch_rows"), found.get("run_s")
+        if isinstance(rows, int) and isinstance(run_s, float) and run_s < _FAST_S:
+            return min(rows - 1, _MOST_TOGETHER)
+        return 0
+
     # Requests -------------------------------------------------------------------------------------------------------
 
-    def start(self, call: Call) -> None:
+    def start(self, call: Call, now: float) -> None:
         """Send a request."""
         self._next_id = frame_id = self._next_id + 1
         self._calls[frame_id] = call
@@ -119,14 +138,28 @@ class Replica(FrameProtocol):
         call.frame_id = frame_id
         self.in_flight += 1
         self.held_bytes += len(call.body)
-        remaining_ns = int((call.deadline - time.monotonic()) * 1e9)
-        self.send(call.kind, call.codec, call.key, frame_id, max(remaining_ns, 0), call.body)
+        remaining_ns = max(int((call.deadline - now) * 1e9), 0)
+        codec, body = call.codec, call.body
+        if isinstance(body, Lease):
+            codec, body = self._refer(codec, body, call.key)
+        self.send(call.kind, codec, call.split, call.key, frame_id, remaining_ns, body)
+
+    def _refer(self, codec: int, body: Lease, key: bytes) -> tuple[int, bytes]:
+        """What goes into a frame for a body in shared memory: a reference, or the bytes after all."""
+        reference = body.refer(self._segments, key)
+        return (codec, bytes(body)) if reference is None else (codec | SHARED, reference)
+
+    def release(self, number: int) -> None:
+        """Tell the modelhost that a segment is no more, if it has it."""
+        if self._segments.forget(number):
+            self.send(Kind.RELEASE, 0, 0, b"", number, 0, b"")
 
     def cancel(self, call: Call) -> bool:
         """Forget a request and tell the modelhost to; tells whether it was in flight here."""
         if self._take(call.frame_id) is None:
             return False
-        self.send(Kind.CANCEL, 0, call.key, call.frame_id, 0, b"")
+        call.lose_sight()
+        self.send(Kind.CANCEL, 0, 0, call.key, call.frame_id, 0, b"")
         return True
 
     def _take(self, frame_id: int) -> Call | None:
@@ -138,7 +171,10 @@ class Replica(FrameProtocol):
         return call
 
     def expire(self, now: float) -> None:
-        """End what is past its deadline."""
+        """End what is past its deadline; hold it against the modelhost what it has not answered for long."""
+        oldest = next(iter(self._calls.values()))
+        if oldest.turn_at:
+            self.took_s = max(self.took_s, now - oldest.turn_at)
         for call in [call for call in self._calls.values() if call.deadline <= now]:
             self.cancel(call)
             error = DeadlineExceededError("the answer was not there within the time allowed")
@@ -148,24 +184,30 @@ class Replica(FrameProtocol):
         """The requests that may be sent once more elsewhere."""
         yield from [call for call in self._calls.values() if call.kind == Kind.PREDICT and not call.retried]
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:  # noqa: ARG002
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: ARG002
         """Match an answer with its request, or take the modelhost's word on itself."""
-        if kind == Kind.REPLY:
-            call = self._take(frame_id)
+        _, kind, _, _, split, frame_id, _ = head
+        if kind == _REPLY:
+            call = self._calls.pop(frame_id, None)
             if call is not None:
-                # Every answer is a JSON object, and too large to look at more of it.
-                if body.startswith(b"{") and body.endswith(b"}"):
+                self.in_flight -= 1
+                self.held_bytes -= len(call.body)
+                if call.turn_at:
+                    took_s = time.monotonic() - call.turn_at
+                    self.took_s = max(self.took_s + (took_s - self.took_s) * _SMOOTHING, took_s)
+                if looks_whole(call.codec, split, body):
                     if self.standing.faults:
                         self.standing.pardon()
+                    call.answer_split = split
                     call.done(None, body, call)
                 else:
                     self._owner.failed(call, MLBuffetError("the modelhost's answer is not whole"), self)
-        elif kind == Kind.ERROR:
+        elif kind == _ERROR:
             self._take_error(frame_id, body)
-        elif kind == Kind.PONG:
+        elif kind == _PONG:
             while self._pings and self._pings[0][0] <= frame_id:
                 self._pings.popleft()
-        elif kind == Kind.STATE:
+        elif kind == _STATE:
             self._take_state(body)
         else:
             msg = f"a frame of the kind {kind}"
@@ -198,7 +240,7 @@ class Replica(FrameProtocol):
         """Ask for a sign of life; `now` by whatever clock `silent_s` is asked with."""
         self._next_id = number = self._next_id + 1
         self._pings.append((number, now))
-        self.send(Kind.PING, 0, b"", number, 0, b"")
+        self.send(Kind.PING, 0, 0, b"", number, 0, b"")
 
     def silent_s(self, now: float) -> float:
         """For how long the oldest question has been unanswered, in seconds."""
@@ -212,7 +254,10 @@ class Replica(FrameProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand back what was in flight: it may be tried elsewhere."""
         super().connection_lost(exc)
+        self._segments.close()
         calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call.lose_sight()
         self.in_flight = self.held_bytes = 0
         self.says_ready = False
         self._owner.lost(self, calls)

@@ -15,6 +15,7 @@ class InferrerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8002
+    grpc_port: int = 8001
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     workers: int = 0
@@ -23,6 +24,7 @@ class InferrerSettings:
     tls_folder: Path | None = None
     timeout_s: float = 30.0
     upload_bytes: int = 1 << 30
+    gzip_bytes: int = 1 << 16
     threads: int = 32
     slow_s: float = 1.0
     drain_s: float = 10.0
@@ -31,6 +33,7 @@ class InferrerSettings:
     keep_alive_s: float = 70.0
     sweep_s: float = 15.0
     lane: bool = True
+    cache_bytes: int = 1 << 26
     metrics_folder: Path | None = None
     log_level: Level = "INFO"
 

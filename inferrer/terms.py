@@ -4,10 +4,12 @@ from mlbuffet.channel import Codec
 from mlbuffet.errors import BadRequestError, UnsupportedTypeError
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+HEADER_LENGTH_HEADER = "Inference-Header-Content-Length"
 _MAX_TIMEOUT_MS = 3_600_000
 
 # curl -d says x-www-form-urlencoded unless told otherwise; what it sends is JSON all the same.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded", "text/json"})
+_TENSOR_TYPES = _JSON_TYPES | {"application/octet-stream"}
 _IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/bmp", "image/x-ms-bmp"})
 
 
@@ -27,6 +29,50 @@ def codec_of(content_type: str) -> Codec:
         f"received {media_type[:80]!a}"
     )
     raise UnsupportedTypeError(msg)
+
+
+def check_json(content_type: str) -> None:
+    """Refuse what is not JSON.
+
+    Raises:
+        UnsupportedTypeError: it is of another type.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in _JSON_TYPES:
+        msg = f"this takes application/json; received {media_type[:80]!a}"
+        raise UnsupportedTypeError(msg)
+
+
+def check_tensor_type(content_type: str) -> None:
+    """Refuse a V2 body that says it is anything but JSON or bytes.
+
+    Raises:
+        UnsupportedTypeError: it does.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in _TENSOR_TYPES:
+        msg = f"a V2 inference takes application/json or application/octet-stream; received {media_type[:80]!a}"
+        raise UnsupportedTypeError(msg)
+
+
+def tensor_codec(header: str, body_bytes: int) -> tuple[Codec, int]:
+    """How a V2 body with the binary tensor extension's header is decoded, and how much of it is JSON.
+
+    `header` is the value of Inference-Header-Content-Length; 0 says that the whole body is the one input's bytes.
+
+    Raises:
+        BadRequestError: the header is no number, or more than the body has.
+    """
+    if not (header.isascii() and header.isdecimal() and len(header) < 10):  # noqa: PLR2004
+        msg = f"{HEADER_LENGTH_HEADER} is a number of bytes; received {header[:80]!a}"
+        raise BadRequestError(msg)
+    length = int(header)
+    if length > body_bytes:
+        msg = f"{HEADER_LENGTH_HEADER} is at most the {body_bytes} bytes of the body; received {length}"
+        raise BadRequestError(msg)
+    if length == 0:
+        return Codec.OIP_RAW, 0
+    return Codec.OIP, length if length < body_bytes else 0
 
 
 def timeout_of(header: str, default_s: float) -> float:

@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from gunicorn.workers.base import Worker
@@ -21,6 +21,9 @@ from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import die_with_parent, settle_memory
 from mlbuffet.chassis.request import Limits
+
+if TYPE_CHECKING:
+    from inferrer.rpc.server import RpcServer
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +67,9 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         listeners = [listener.sock for listener in self.sockets]
         for listener in listeners:
             loop.add_reader(listener, _accept, loop, listener, server)
+        rpc = await _start_rpc(inferrer) if settings.grpc_port else None
         settle_memory()
-        while not stop.is_set() and not inferrer.services.dataplane.failed():
+        while not stop.is_set() and not (inferrer.services.dataplane.failed() or (rpc and rpc.failed())):
             self.notify()
             inferrer.flush()
             with contextlib.suppress(TimeoutError):
@@ -73,7 +77,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         for listener in listeners:
             loop.remove_reader(listener)
             listener.close()  # so that another arbiter can bind the port when ours was killed
-        await server.drain(inferrer.settings.drain_s)
+        await asyncio.gather(server.drain(settings.drain_s), *([rpc.drain()] if rpc else []))
         inferrer.close()
 
     async def _connected(self, inferrer: Inferrer) -> None:
@@ -82,6 +86,15 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         while not inferrer.services.dataplane.replicas.ready() and time.monotonic() < ends_at:
             self.notify()
             await asyncio.sleep(0.01)
+
+
+async def _start_rpc(inferrer: Inferrer) -> "RpcServer":
+    """Serve gRPC as well; only then is it imported, by the arbiter already, whose memory is shared."""
+    from inferrer.rpc.server import RpcServer  # noqa: PLC0415
+
+    rpc = RpcServer(inferrer.services, inferrer.counts)
+    await rpc.start()
+    return rpc
 
 
 def _accept(loop: asyncio.AbstractEventLoop, listener: socket.socket, server: HttpServer) -> None:

@@ -29,6 +29,7 @@ class Version(TypedDict):
     source: str
     description: str
     pinned: bool
+    unloaded: bool
     notes: list[str]
 
 

@@ -4,12 +4,13 @@ One persistent stream carries many requests at once; answers come in any order a
 frames of one event-loop turn leave in one write: that is what makes a request over it cost microseconds
 (docs/adr/0002-data-channel.md). A frame is a fixed header, a key and a body:
 
-    length u32 | kind u8 | codec u8 | key length u16 | id u64 | time u64 | key … | body …
+    length u32 | kind u8 | codec u8 | key length u16 | split u32 | id u64 | time u64 | key … | body …
 
-`length` counts what follows it. `key` names model, version and digest (`Manifest.key`). `time` is the remaining time in
-nanoseconds on the channel, whose ends have two clocks, and an absolute CLOCK_MONOTONIC on a runner's socket pair.
-Integers are little-endian. A unix socket carries nothing of another user (SO_PEERCRED); TCP beyond loopback asks for
-mutual TLS 1.3.
+`length` counts what follows it. `split` is how much of the body is JSON where bytes of another kind follow it, an image
+or tensors; 0 where the codec alone says what the body is. `key` names model, version and digest (`Manifest.key`).
+`time` is the remaining time in nanoseconds on the channel, whose ends have two clocks, and an absolute CLOCK_MONOTONIC
+on a runner's socket pair. Integers are little-endian. A unix socket carries nothing of another user (SO_PEERCRED); TCP
+beyond loopback asks for mutual TLS 1.3.
 """
 
 import asyncio
@@ -18,15 +19,18 @@ import socket
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
-import orjson
+Head = tuple[int, int, int, int, int, int, int]  # of a frame, as HEADER has it
 
-HEADER = struct.Struct("<IBBHQQ")
-_OPTIONS = struct.Struct("<I")
-_AFTER_LENGTH = HEADER.size - 4
+HEADER = struct.Struct("<IBBHIQQ")
+_HEADER_BYTES = HEADER.size
+_AFTER_LENGTH = _HEADER_BYTES - 4
+_unpack_head = HEADER.unpack_from
 MAX_FRAME_BYTES = 1 << 30
+UNSENT_BYTES = 1 << 26
 _JOIN_BYTES = 1 << 16  # above this a copy into one buffer costs more than a second system call
+_CLOSING_BRACE = 0x7D
 _FEW = 32  # pieces that fit into one system call without being copied into one buffer
 _PEERCRED = struct.Struct("3i")
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 3))
@@ -44,15 +48,33 @@ class Kind(IntEnum):
     PING = 7
     PONG = 8
     PREDICT_ALONE = 9  # as PREDICT, and never together with others
+    RELEASE = 10  # the segment of shared memory with this id is no more (segments.py)
 
 
 class Codec(IntEnum):
     """How a PREDICT frame's body is written."""
 
     NONE = 0
-    BUFFET = 1
-    IMAGE = 2
+    BUFFET = 1  # V1 JSON
+    IMAGE = 2  # JSON options, then an image file
+    OIP = 3  # V2 JSON; tensors behind it where there is a split
+    OIP_RAW = 4  # the model's one input as bare bytes; the answer is as for OIP
+    OIP_GRPC = 5  # a ModelInferRequest; the answer is a ModelInferResponse
+    KSERVE = 6  # V1 JSON of KServe
 
+
+SHARED = 0x80  # beside a codec: the body is a reference to shared memory
+
+
+class Payload(NamedTuple):
+    """What a PREDICT frame carries: a body, how it is written, and how much of it is JSON."""
+
+    codec: Codec
+    split: int
+    body: bytes
+
+
+_OIP_GRPC = Codec.OIP_GRPC.value
 
 P = TypeVar("P", bound="FrameProtocol")
 
@@ -61,21 +83,9 @@ class FrameError(ValueError):
     """The peer does not speak this protocol; the connection is of no more use."""
 
 
-def encode_frame(kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, size: int) -> bytes:
+def encode_frame(kind: int, codec: int, split: int, key: bytes, frame_id: int, time_ns: int, size: int) -> bytes:  # noqa: PLR0913 - a frame's fields
     """Header and key of a frame whose body of `size` bytes follows."""
-    return HEADER.pack(_AFTER_LENGTH + len(key) + size, kind, codec, len(key), frame_id, time_ns) + key
-
-
-def pack_options(options: object, payload: bytes | bytearray) -> bytes:
-    """A body with JSON options in front of bytes that are not JSON, an image for one."""
-    text = orjson.dumps(options)
-    return _OPTIONS.pack(len(text)) + text + payload
-
-
-def unpack_options(body: memoryview) -> tuple[Any, memoryview]:
-    """What `pack_options` packed."""
-    start = _OPTIONS.size + _OPTIONS.unpack_from(body)[0]
-    return orjson.loads(body[_OPTIONS.size : start]), body[start:]
+    return HEADER.pack(_AFTER_LENGTH + len(key) + size, kind, codec, len(key), split, frame_id, time_ns) + key
 
 
 class FrameProtocol(asyncio.Protocol):
@@ -85,12 +95,14 @@ class FrameProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._rest = b""  # less than a frame's header and key
-        self._head = (0, 0, b"", 0, 0)  # of the frame whose body is not whole yet
+        self._head: Head = (0,) * 7  # of the frame whose body is not whole yet
+        self._key = b""
         self._pieces: list[bytes] = []
         self._missing = 0
-        self._out: list[bytes] = []
+        self._out: list[bytes] = []  # leaves at the end of this turn of the loop
+        self.full = False  # more is unsent than a peer that keeps up would leave
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
         """Take one whole frame.
 
         Raises:
@@ -101,10 +113,10 @@ class FrameProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; refuse a unix peer of another user."""
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(UNSENT_BYTES)
         sock = transport.get_extra_info("socket")
         if sock.family == socket.AF_UNIX:
-            _, uid, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-            if uid not in {0, os.geteuid()}:
+            if not is_own_user(sock):
                 self._transport.abort()
                 self._transport = None
                 return
@@ -143,20 +155,22 @@ class FrameProtocol(asyncio.Protocol):
     def _cut(self, data: bytes) -> bytes:
         """Hand on each whole frame of `data`, begin a body that is not whole; returns what is less than a head."""
         offset, size = 0, len(data)
-        while size - offset >= HEADER.size:
-            length, kind, codec, key_size, frame_id, time_ns = HEADER.unpack_from(data, offset)
+        while size - offset >= _HEADER_BYTES:
+            head: Head = _unpack_head(data, offset)
+            length, key_size = head[0], head[3]
+            if not _AFTER_LENGTH + key_size <= length <= MAX_FRAME_BYTES:
+                check_length(length, key_size)
             end = offset + 4 + length
-            check_length(length, key_size)
-            start = offset + HEADER.size
-            split = start + key_size
+            start = offset + _HEADER_BYTES
+            body = start + key_size
             if end > size:
-                if split > size:
+                if body > size:
                     break
-                self._head = (kind, codec, data[start:split], frame_id, time_ns)
-                self._pieces = [data[split:]]
+                self._head, self._key = head, data[start:body]
+                self._pieces = [data[body:]]
                 self._missing = end - size
                 return b""
-            self.frame_received(kind, codec, data[start:split], frame_id, time_ns, data[split:end])
+            self.frame_received(head, data[start:body], data[body:end])
             offset = end
         return data[offset:]
 
@@ -165,37 +179,59 @@ class FrameProtocol(asyncio.Protocol):
         body = b"".join(self._pieces)
         self._pieces = []
         self._missing = 0
-        self.frame_received(*self._head, body)
+        self.frame_received(self._head, self._key, body)
 
-    def send(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+    def send(  # noqa: PLR0913 - a frame's fields
+        self, kind: int, codec: int, split: int, key: bytes, frame_id: int, time_ns: int, body: bytes
+    ) -> None:
         """Send a frame together with all others of this turn of the loop."""
-        if not self._out:
+        out = self._out
+        if not out:
             self._loop.call_soon(self._flush)
-        self._out.append(encode_frame(kind, codec, key, frame_id, time_ns, len(body)))
-        self._out.append(body)
+        size = _AFTER_LENGTH + len(key) + len(body)
+        out.append(HEADER.pack(size, kind, codec, len(key), split, frame_id, time_ns))
+        out.append(key)
+        out.append(body)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
         if self._transport is None:
             return
-        if len(out) < _FEW and len(out[-1]) > _JOIN_BYTES:
+        if len(out) < _FEW and max(map(len, out)) > _JOIN_BYTES:
             self._transport.writelines(out)
         else:
             self._transport.write(b"".join(out))
+
+    def pause_writing(self) -> None:
+        """Take note that the peer takes nothing off the connection for the moment."""
+        self.full = True
+
+    def resume_writing(self) -> None:
+        """Take note that it does again."""
+        self.full = False
 
     @property
     def connected(self) -> bool:
         """Tell whether the peer is still there."""
         return self._transport is not None
 
-    def unsent_bytes(self) -> int:
-        """How much the peer has not taken yet."""
-        return self._transport.get_write_buffer_size() if self._transport else 0
-
     def close(self) -> None:
         """Drop the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def is_own_user(sock: socket.socket) -> bool:
+    """Tell whether the other end of a unix socket is a process of this user, or root's."""
+    _, uid, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    return uid in {0, os.geteuid()}
+
+
+def looks_whole(codec: int, split: int, body: bytes) -> bool:
+    """Tell whether an answer begins and ends as one of its codec does; it is too large to look at more of it."""
+    if codec == _OIP_GRPC:
+        return body.startswith(b"\n")  # the field model_name
+    return body.startswith(b"{") and split <= len(body) and body[split - 1] == _CLOSING_BRACE
 
 
 def check_length(length: int, key_size: int) -> None:
@@ -218,8 +254,8 @@ class FrameReader:
         self._filled = 0
         self._used = 0
 
-    def read(self) -> Iterator[tuple[int, int, int, int, memoryview]]:
-        """Wait for at least one frame; yields kind, codec, id, time and body, valid until the next call.
+    def read(self) -> Iterator[tuple[int, int, int, int, int, memoryview]]:
+        """Wait for at least one frame; yields kind, codec, split, id, time and body, valid until the next call.
 
         Raises:
             EOFError: the peer is gone.
@@ -243,18 +279,18 @@ class FrameReader:
         """Tell whether the first frame is there; makes room for it where it is not."""
         if self._filled < HEADER.size:
             return False
-        length, _, _, key_size, _, _ = HEADER.unpack_from(self._buffer)
+        length, _, _, key_size, *_ = HEADER.unpack_from(self._buffer)
         check_length(length, key_size)
         if length + 4 > len(self._buffer):
             self._buffer = self._buffer[: self._filled] + bytearray(length + 4 - self._filled)
         return self._filled >= int(length) + 4
 
-    def _frames(self) -> Iterator[tuple[int, int, int, int, memoryview]]:
+    def _frames(self) -> Iterator[tuple[int, int, int, int, int, memoryview]]:
         view = memoryview(self._buffer)
         while self._filled - self._used >= HEADER.size:
-            length, kind, codec, key_size, frame_id, time_ns = HEADER.unpack_from(view, self._used)
+            length, kind, codec, key_size, split, frame_id, time_ns = HEADER.unpack_from(view, self._used)
             start, end = self._used + HEADER.size + key_size, self._used + 4 + length
             if end > self._filled:
                 return
             self._used = end
-            yield kind, codec, frame_id, time_ns, view[start:end]
+            yield kind, codec, split, frame_id, time_ns, view[start:end]

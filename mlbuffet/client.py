@@ -167,6 +167,10 @@ class Client:
         """Load a version on every modelhost; one that had failed or is quarantined there is tried anew."""
         return self._json("POST", f"{model_path(name)}/load", wait_s=_CHANGE_S)  # type: ignore[return-value]
 
+    def unload(self, name: str) -> Version:
+        """Take a version out of service and give its memory back, until it is loaded again."""
+        return self._json("POST", f"{model_path(name)}/unload")  # type: ignore[return-value]
+
     def delete(self, name: str) -> None:
         """Delete a model, or with `name:version` one version; never tried twice, the second would find nothing."""
         self._json("DELETE", model_path(name), once=True)

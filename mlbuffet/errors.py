@@ -362,6 +362,13 @@ class ModelQuarantinedError(UnavailableError):
     retry_after_s = 60
 
 
+class ModelUnloadedError(UnavailableError):
+    """An operator unloaded the version; it is out of service until it is loaded again."""
+
+    code = "MODEL_UNLOADED"
+    retry_after_s = 60
+
+
 class StorageUnavailableError(UnavailableError):
     """The model repository cannot be written now."""
 

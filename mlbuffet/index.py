@@ -133,6 +133,7 @@ class Index:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._generation = Generation(generation_file(root))
+        self.current = self._generation.current  # a caller whose own copy is as old need not ask further
         self._lock = threading.Lock()
         self._seen = -1
         self._models: dict[str, ModelEntry] = {}
@@ -162,10 +163,6 @@ class Index:
             ModelNotFoundError, VersionNotFoundError: it is not there.
         """
         return self.model(ref.name).version(ref.version)
-
-    def current(self) -> int:
-        """The generation on disk; a caller whose own copy is as old need not ask further."""
-        return self._generation.current()
 
     def refresh(self) -> int:
         """Read what changed since the last time; returns the generation read."""

@@ -1,25 +1,27 @@
 """The whole platform as child processes on this machine: one inferrer, several modelhosts, one supervisor.
 
-Each service gets its settings by environment variables, as it would in a container. What dies is started again; all of
-them end with the supervisor, however it ends.
+Each service gets its settings by environment variables, as it would in a container. It is no program of its own but a
+fork of the supervisor, which has imported what they all need, and so has one thread. What dies is started again; all
+of them end with the supervisor, however it ends.
 """
 
 import asyncio
-import contextlib
+import importlib
 import os
 import shutil
 import signal
-import sys
 import tempfile
-import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import orjson
 
-from mlbuffet.chassis.process import die_with_parent
+from mlbuffet.chassis.forking import Service, fork_service
+from mlbuffet.chassis.process import available_cores
+
+Main = Callable[[], object]
 
 _STOP_S = 15.0
 _FIRST_PAUSE_S = 0.2
@@ -34,15 +36,17 @@ class Platform:
     """What `mlbuffet up` starts."""
 
     port: int = 8002
+    grpc_port: int = 8001
     modelhosts: int = 2
     repository: Path = Path("repository")
     samples: Path | None = None
     workers: int = 0
+    cores: int = field(default_factory=available_cores)
     say: Callable[[str], None] = print
 
 
 def child_settings(platform: Platform, sockets: Path) -> dict[str, dict[str, str]]:
-    """Name and environment of each service. Pure."""
+    """Name and environment of each service; the modelhosts share the cores. Pure."""
     repository = str(platform.repository.resolve())
     services = {
         f"modelhost-{number}": {
@@ -50,11 +54,13 @@ def child_settings(platform: Platform, sockets: Path) -> dict[str, dict[str, str
             "MODELHOST_CHANNEL": f"unix:{sockets}/modelhost-{number}.sock",
             "MODELHOST_PORT": "0",
             "MODELHOST_REPOSITORY": repository,
+            "MODELHOST_CORES": str(max(platform.cores // platform.modelhosts, 1)),
         }
         for number in range(1, platform.modelhosts + 1)
     }
     services["inferrer"] = {
         "INFERRER_PORT": str(platform.port),
+        "INFERRER_GRPC_PORT": str(platform.grpc_port),
         "INFERRER_WORKERS": str(platform.workers),
         "INFERRER_REPOSITORY": repository,
         "INFERRER_MODELHOSTS": f"unix:{sockets}",
@@ -84,14 +90,30 @@ def readable(line: bytes, name: str) -> str:
         return f"{'':12} {name:<12} {text!r}" if not text.isprintable() else f"{'':12} {name:<12} {text}"
 
 
+def import_services() -> Mapping[str, Main]:
+    """Import all that the services run, before there is a loop; returns what each of them begins with.
+
+    Raises:
+        ImportError: they are not installed.
+    """
+    mains = {}
+    for name in ("modelhost", "inferrer"):
+        service = importlib.import_module(f"{name}.__main__")
+        service.preload()
+        mains[name] = service.main
+    return mains
+
+
 class _Service:
     """One child that is kept running."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, main: Main, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
         self.name = name
-        self._environment = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
+        self._main = main
+        self._environment = {**os.environ, **environment}
         self._say = say
-        self._process: asyncio.subprocess.Process | None = None
+        self._pid = 0  # 0 while it does not run
+        self._ended = asyncio.Event()
         self._log: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -109,29 +131,31 @@ class _Service:
             await asyncio.sleep(pause_s)
 
     async def _run(self) -> int:
-        parent = os.getpid()
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self.name.partition("-")[0],
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            limit=_LINE_BYTES,
-            start_new_session=True,  # Ctrl-C is the supervisor's: it stops them in order
-            preexec_fn=lambda: die_with_parent(parent, signal.SIGTERM),
-        )
+        """Run it once; returns its exit status, negative for a signal."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = os.pipe()
+        self._ended.clear()
+        self._pid = await _forked(Service(self.name, self._main, self._environment, theirs))
+        os.close(theirs)
+        # Not waited for: children that outlive the service for a moment hold its output open.
+        self._log = loop.create_task(self._show(ours))
         if self._stopping:  # `stop` came while the child was being made, and could not see it
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-        if self._process.stdout is not None:
-            # Not waited for: children that outlive the service for a moment hold its output open.
-            self._log = asyncio.get_running_loop().create_task(self._show(self._process.stdout))
-        return await self._process.wait()
+            os.kill(self._pid, signal.SIGTERM)
+        handle = os.pidfd_open(self._pid)
+        loop.add_reader(handle, self._ended.set)
+        await self._ended.wait()
+        loop.remove_reader(handle)
+        os.close(handle)
+        pid, self._pid = self._pid, 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222 - it has ended
 
-    async def _show(self, log: asyncio.StreamReader) -> None:
+    async def _show(self, pipe: int) -> None:
         """Show its log until it ends."""
+        log = asyncio.StreamReader(_LINE_BYTES)
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(log),
+            open(pipe, "rb", buffering=0),  # noqa: SIM115, ASYNC230 - a descriptor
+        )
         while True:
             try:
                 line = await log.readline()
@@ -144,20 +168,33 @@ class _Service:
     async def stop(self) -> None:
         """Ask it to end, and see that it does."""
         self._stopping = True
-        process = self._process
-        if process is None or process.returncode is not None:
+        if not self._pid:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        os.kill(self._pid, signal.SIGTERM)  # not reaped yet, so that the number is still its own
         try:
-            await asyncio.wait_for(process.wait(), _STOP_S)
+            await asyncio.wait_for(self._ended.wait(), _STOP_S)
         except TimeoutError:
             self._say(f"{self.name} did not end in {_STOP_S:g} s and is killed")
-            process.kill()
+            os.kill(self._pid, signal.SIGKILL)
 
 
-async def run_platform(platform: Platform) -> None:
-    """Run the platform until Ctrl-C or SIGTERM."""
+async def _forked(service: Service) -> int:
+    """Fork outside of any task: a child that was inside of one could run no loop of its own (Python 3.14)."""
+    loop = asyncio.get_running_loop()
+    forked: asyncio.Future[int] = loop.create_future()
+
+    def fork() -> None:
+        try:
+            forked.set_result(fork_service(service))
+        except OSError as error:
+            forked.set_exception(error)
+
+    loop.call_soon(fork)
+    return await forked
+
+
+async def run_platform(platform: Platform, mains: Mapping[str, Main]) -> None:
+    """Run the platform until Ctrl-C or SIGTERM; `mains` are what `import_services` returns."""
     if platform.samples is not None:
         copy_samples(platform.samples, platform.repository)
     platform.repository.mkdir(parents=True, exist_ok=True)
@@ -168,7 +205,10 @@ async def run_platform(platform: Platform) -> None:
     sockets = Path(tempfile.mkdtemp(prefix="mlbuffet-"))
     try:
         settings = child_settings(platform, sockets)
-        services = [_Service(name, environment, platform.say) for name, environment in settings.items()]
+        services = [
+            _Service(name, mains[name.partition("-")[0]], environment, platform.say)
+            for name, environment in settings.items()
+        ]
         keepers = [loop.create_task(service.keep()) for service in services]
         greeter = loop.create_task(_greet(platform))
         await stop.wait()
@@ -184,16 +224,23 @@ async def run_platform(platform: Platform) -> None:
 
 async def _greet(platform: Platform) -> None:
     """Say where to go, once predictions are answered."""
-    url = f"http://127.0.0.1:{platform.port}"
-    while not await asyncio.to_thread(_is_ready, url):
+    while not await _is_ready(platform.port):
         await asyncio.sleep(0.05)
+    url = f"http://127.0.0.1:{platform.port}"
     platform.say(f"MLBuffet is ready at {url} with {platform.modelhosts} modelhosts; Ctrl-C stops it")
     platform.say(f"  curl {url}/help")
+    if platform.grpc_port:
+        platform.say(f"  gRPC at 127.0.0.1:{platform.grpc_port}")
 
 
-def _is_ready(url: str) -> bool:
+async def _is_ready(port: int) -> bool:
+    """Ask without a thread, which the services would be forked beside."""
     try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=2):  # noqa: S310 - our own address
-            return True
-    except OSError:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            line = await reader.readline()
+            writer.close()
+    except (OSError, ValueError):
         return False
+    return line.split()[1:2] == [b"200"]

@@ -86,6 +86,46 @@ class ImageSettings:
         return cls(scale, _numbers("mean", data.get("mean", ())), std, _labels(data.get("labels", ())))
 
 
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """How a version is run; None leaves it to what was measured when it was loaded."""
+
+    batch_rows: int | None = None  # run together at most
+    runners: int | None = None  # processes on each modelhost
+    threads: int | None = None  # of each run
+    cache: bool = False  # answer an exact repetition without running
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Read and check what a user gave.
+
+        Raises:
+            UnprocessableError: an unknown field, or one of the wrong type.
+        """
+        if not isinstance(data, Mapping):
+            msg = f"serving settings are an object; received {type(data).__name__}"
+            raise UnprocessableError(msg)
+        unknown = set(data) - {*_MOST_OF, "cache"}
+        if unknown:
+            msg = f"serving settings are batch_rows, cache, runners and threads; received {min(unknown)[:80]!a}"
+            raise UnprocessableError(msg)
+        if type(data.get("cache", False)) is not bool:
+            msg = f"cache is true or false; received {type(data['cache']).__name__}"
+            raise UnprocessableError(msg)
+        return cls(**{name: _count(name, data.get(name)) for name in _MOST_OF}, cache=data.get("cache", False))
+
+
+_MOST_OF: Mapping[str, int] = {"batch_rows": 1024, "runners": 64, "threads": 256}
+
+
+def _count(name: str, value: object) -> int | None:
+    """A whole number within bounds, or None."""
+    if value is None or (type(value) is int and 1 <= value <= _MOST_OF[name]):
+        return value
+    msg = f"{name} is a whole number from 1 to {_MOST_OF[name]}, or null"
+    raise UnprocessableError(msg)
+
+
 def _numbers(name: str, value: object) -> tuple[float, ...]:
     """A tuple of at most four finite numbers, one per channel."""
     right = isinstance(value, (list, tuple)) and len(value) <= 4  # noqa: PLR2004 - RGBA has the most channels
@@ -119,8 +159,13 @@ def check_description(value: object) -> str:
 _TYPES: Mapping[str, frozenset[type]] = (
     dict.fromkeys(("model", "digest", "created", "source", "description", "model_type"), frozenset({str}))
     | dict.fromkeys(("version", "size_bytes"), frozenset({int}))
-    | {"pinned": frozenset({bool}), "notes": frozenset({list})}
-    | {"idempotency_key": frozenset({str, type(None)}), "golden": frozenset({dict, type(None)})}
+    | dict.fromkeys(("pinned", "unloaded"), frozenset({bool}))
+    | {
+        "notes": frozenset({list}),
+        "idempotency_key": frozenset({str, type(None)}),
+        "golden": frozenset({dict, type(None)}),
+        "deterministic": frozenset({bool, type(None)}),
+    }
 )
 
 
@@ -138,10 +183,13 @@ class Manifest:
     description: str = ""
     model_type: str = "onnx"
     image: ImageSettings = ImageSettings()
+    serving: ServingSettings = ServingSettings()
     pinned: bool = False
+    unloaded: bool = False  # by an operator, until it is loaded again
     idempotency_key: str | None = None
     notes: tuple[str, ...] = ()
     golden: Mapping[str, Any] | None = None
+    deterministic: bool | None = None  # whether equal requests have equal answers, where that was looked at
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -167,6 +215,7 @@ class Manifest:
                 raise TypeError(msg)
         values["signature"] = Signature.from_json(values["signature"])
         values["image"] = ImageSettings.from_json(values.get("image", {}))
+        values["serving"] = ServingSettings.from_json(values.get("serving", {}))
         values["notes"] = tuple(map(str, values.get("notes", ())))
         return cls(**values, unknown={name: value for name, value in data.items() if name not in known})
 

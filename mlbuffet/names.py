@@ -13,7 +13,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 # Words of the API that stand where a name could.
-RESERVED = frozenset({"default", "download", "information", "prediction", "repository"})
+RESERVED = frozenset({"default", "download", "information", "prediction", "repository", "stats"})
 
 # Suffixes of formats that are not served: refused by name already, so that nobody waits for an upload in vain.
 FOREIGN_SUFFIXES = frozenset(

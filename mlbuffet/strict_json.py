@@ -18,6 +18,7 @@ _LONG = re.compile(rb"[\[,:\s]([-0-9][0-9]{19,}+)(?![.eE])")
 # The same as a plain search: every digit and sign as 0, and whatever may stand before a number as a comma.
 _ALIGNED = bytes.maketrans(b"-123456789[: \t\r\n", b"0000000000,,,,,,")
 _ALIGNED_LONG = b"," + b"0" * 20
+_SHORT_BYTES = len(_ALIGNED_LONG) - 1
 _STRING = re.compile(rb'"[^"]*"?')
 
 
@@ -34,7 +35,7 @@ def parse(text: bytes) -> Any:  # noqa: ANN401 - any JSON
         refusal = InvalidNumberError if _stops_in_number(error) else InvalidJSONError
         msg = f"the body is not JSON: {error}"
         raise refusal(msg) from None
-    if _ALIGNED_LONG in text.translate(_ALIGNED) or type(data) is float:
+    if (len(text) > _SHORT_BYTES and _ALIGNED_LONG in text.translate(_ALIGNED)) or type(data) is float:
         _refuse_rounded(text)
     return data
 

@@ -20,7 +20,9 @@ from mlbuffet.endpoints import Address, listen, tls_context
 from mlbuffet.generation import create_generation
 from mlbuffet.index import PRIVATE, Index, generation_file
 from modelhost.inventory import Inventory
+from modelhost.launch import ForkServer
 from modelhost.routes import modelhost_routes
+from modelhost.segments import Segments
 from modelhost.server import ChannelServer
 from modelhost.settings import ModelhostSettings
 from modelhost.supervisor import Supervisor
@@ -33,7 +35,7 @@ _HTTP_THREADS = 4
 _DRAIN_S = 10.0
 
 
-async def serve(settings: ModelhostSettings) -> int:
+async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     """Run until told to stop; returns the exit status."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -43,10 +45,11 @@ async def serve(settings: ModelhostSettings) -> int:
     root = Path(settings.repository)
     (root / PRIVATE).mkdir(parents=True, exist_ok=True)
     create_generation(generation_file(root))
-    supervisor = Supervisor()
-    channel = ChannelServer(host_id, root, supervisor, settings.model_bytes)
-    inventory = channel.inventory = Inventory(Index(root), supervisor, settings, channel.changed)
+    supervisor = Supervisor(forkserver)
     address = Address.parse(settings.channel)
+    segments = Segments(address.path)
+    channel = ChannelServer(host_id, root, supervisor, segments, settings.model_bytes)
+    inventory = channel.inventory = Inventory(Index(root), supervisor, settings, channel.changed)
     listener = await listen(channel.link, address, tls_context(settings.tls_folder, server=True))
     app = _make_flask(host_id, inventory)
     http = HttpServer(app, NoLane(), Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS), lane_on=False)
@@ -74,6 +77,7 @@ async def serve(settings: ModelhostSettings) -> int:
         task.cancel()
     for link in list(channel.links):
         link.close()
+    segments.close()
     supervisor.close()
     return 0 if healthy else 1
 

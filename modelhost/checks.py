@@ -26,7 +26,7 @@ def run(task: CheckTask, answer: socket.socket) -> None:
     except MLBuffetError as error:
         kind, body = Kind.ERROR, {"code": error.code, "message": error.message}
     text = orjson.dumps(body)
-    answer.sendall(encode_frame(kind, Codec.NONE, b"", 0, 0, len(text)) + text)
+    answer.sendall(encode_frame(kind, Codec.NONE, 0, b"", 0, 0, len(text)) + text)
 
 
 def _check(task: CheckTask) -> dict[str, object]:
@@ -39,7 +39,7 @@ def _check(task: CheckTask) -> dict[str, object]:
     try:
         data = read_verified(Path(task.path), task.digest)
         seal()
-        check_structure(data)
+        deterministic = check_structure(data)
         model = OnnxModel(data, threads=1)
         del data
         if not model.signature.outputs:
@@ -55,4 +55,4 @@ def _check(task: CheckTask) -> dict[str, object]:
         msg = f"the check failed ({type(error).__name__})"
         raise MLBuffetError(msg) from None
     notes = [f"the trial run on zeros failed: {warning}"] if warning else []
-    return {"signature": asdict(model.signature), "notes": notes}
+    return {"signature": asdict(model.signature), "notes": notes, "deterministic": deterministic}

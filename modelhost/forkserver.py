@@ -1,7 +1,8 @@
 """A warm process that forks runners and checks in milliseconds: onnxruntime is imported once and its pages are shared.
 
-It never makes a session, an event loop or a thread: a child gets a clean copy. It is the parent of all its children, so
-it alone can kill and reap them without mistaking one process for another. It dies with the modelhost, they with it.
+It never loads somebody's model, nor makes an event loop or a thread: a child gets a clean copy. It is the parent of all
+its children, so it alone can kill and reap them without mistaking one process for another. It dies with the modelhost,
+they with it.
 
 Orders come as JSON over a SOCK_SEQPACKET socket with the child's file descriptors; what
 happened goes back the same way.
@@ -23,6 +24,7 @@ from PIL import Image
 from mlbuffet.chassis.logs import configure_logs
 from mlbuffet.chassis.process import die_with_parent, set_name
 from modelhost import checks, runner
+from modelhost.runtimes.onnx import warm_runtime
 from modelhost.sandbox.confine import LAYERS, seal
 from modelhost.tasks import CheckTask, RunnerTask
 
@@ -33,12 +35,22 @@ _MAX_FDS = 4
 
 
 def main() -> None:
-    """Serve orders on the socket whose number is the first argument, until it is closed."""
-    die_with_parent(int(sys.argv[2]))
+    """Serve orders on the socket whose number is the first argument, for the process whose id is the second."""
+    warm_up()
+    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+
+
+def warm_up() -> None:
+    """Make what each child would make for itself, or could not: once sealed it can import nothing."""
+    Image.init()
+    warm_runtime()
+
+
+def serve(control: socket.socket, parent: int) -> None:
+    """Serve orders until the socket is closed or the parent ends."""
+    die_with_parent(parent)
     set_name("forkserver")
     configure_logs("modelhost")
-    control = socket.socket(fileno=int(sys.argv[1]))
-    Image.init()  # a sealed child can import nothing
     _try_the_seal()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -112,8 +124,8 @@ def _become(order: dict[str, Any], fds: list[int], inherited: tuple[int, ...], p
         if order["role"] == "check":
             checks.run(CheckTask(**order["task"]), socket.socket(fileno=fds[0]))
         else:
-            frames, stops, page = fds
-            runner.run(RunnerTask(**order["task"]), socket.socket(fileno=frames), socket.socket(fileno=stops), page)
+            frames, stops, segments = (socket.socket(fileno=fd) for fd in fds[:3])
+            runner.run(RunnerTask(**order["task"]), frames, stops, segments, fds[3])
         status = 0
     except ConnectionError:
         status = 0  # the modelhost is gone: nobody is left to be told

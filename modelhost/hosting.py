@@ -1,102 +1,115 @@
-"""One model version on this modelhost: its requests, their deadlines, and the life of the runner that serves it.
+"""One model version on this modelhost: its requests, its state, and the runners that serve it.
 
-When the runner dies, the request it was running is answered MODEL_CRASHED and everybody else goes on in the
-replacement. A deadline has two stages: the runtime is asked to stop, then the process is killed and replaced. A version
-whose loading ends its process again and again is quarantined.
+Requests wait in one queue, and the first runner that is free takes the next. A version whose loading ends its process
+again and again is quarantined.
 """
 
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
-from mlbuffet.channel import FrameProtocol, Kind
-from mlbuffet.errors import (
-    DeadlineExceededError,
-    MLBuffetError,
-    ModelCrashedError,
-    ModelFailedError,
-    ModelQuarantinedError,
-    NotLoadedError,
-)
+from mlbuffet.channel import FrameProtocol
+from mlbuffet.errors import DeadlineExceededError, MLBuffetError, ModelCrashedError, NotLoadedError
 from mlbuffet.index import ModelEntry
 from mlbuffet.manifest import Manifest
-from modelhost.blame import Verdict, judge, reason_of
+from modelhost.keeper import Keeper
 from modelhost.offenders import Offenders
-from modelhost.supervisor import Runner, Supervisor, start_runner
-from modelhost.tasks import RunnerTask
+from modelhost.progress import Counts
+from modelhost.sizing import Ceilings, most_threads, runners_for, threads_for
+from modelhost.statistics import Statistics
+from modelhost.supervisor import Supervisor
+from modelhost.tasks import RunnerTask, Tuning
 from modelhost.waiting import RequestQueue, Waiting
 
 log = logging.getLogger(__name__)
-
-_GRACE_NS = 500_000_000
-_LOAD_S = 60.0
-_TRIES = 3
-_SOUND_S = 10.0
-_BACKOFF_S = 0.05
-_FULL_SHARE = 0.75  # of the memory that a runner may take, before it is replaced between two requests
 
 
 class HostedVersion:
     """A version that is loaded here, or on its way in or out."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a version needs of its modelhost
         self,
         manifest: Manifest,
         task: RunnerTask,
         supervisor: Supervisor,
-        changed: Callable[[], None],
+        ceilings: Ceilings,
         queue_limit: int,
+        *,
+        changed: Callable[[], None],
+        has_room: Callable[[int], bool],
     ) -> None:
+        """`changed` is told of each change of its state; `has_room` knows whether so many bytes more may be taken."""
         self.manifest = manifest
         self.state = "LOADING"
         self.error: MLBuffetError | None = None
         self.used_at = time.monotonic()
-        self.restarts: Counter[str] = Counter()  # runners replaced, by reason
-        self.refusals: Counter[str] = Counter()  # requests not run, by error code
+        self.requests = RequestQueue(queue_limit)
+        self.offenders = Offenders()
+        self.statistics = Statistics()
         self._task = task
         self._supervisor = supervisor
+        self._ceilings = ceilings
         self._changed = changed
-        self._requests = RequestQueue(queue_limit)
-        self._offenders = Offenders()
-        self._runner: Runner | None = None
-        self._batches = 0  # of runners that have ended
+        self._has_room = has_room
+        self._tuning: Tuning | None = None  # by the first runner of these settings
+        self._keepers: list[Keeper] = []
+        self._open: list[Keeper] = []  # whose runners take requests now
         self._leaving = False
         self._settled = asyncio.Event()
         self._gone = asyncio.Event()
-        self._keeper = asyncio.get_running_loop().create_task(self._keep_safely())
+        self._start_first()
 
     # What others see ------------------------------------------------------------------------------------------------
 
     @property
     def memory_bytes(self) -> int:
         """What unloading it would give back."""
-        return self._runner.memory_bytes if self._runner else 0
+        return sum(keeper.runner.memory_bytes for keeper in self._keepers if keeper.runner is not None)
 
     @property
     def busy(self) -> int:
         """Requests that wait or run."""
-        return len(self._requests)
+        return len(self.requests)
 
     @property
-    def predictions(self) -> int:
-        """Requests given to a runner so far."""
-        return self._requests.given
+    def counts(self) -> Counts:
+        """What its runners have done so far."""
+        counts = self.statistics.ended
+        for keeper in self._keepers:
+            if keeper.runner is not None:
+                counts = counts.plus(keeper.runner.counts)
+        return counts
 
     @property
-    def batches(self) -> int:
-        """How often runners have run the model so far."""
-        return self._batches + (self._runner.batches if self._runner else 0)
+    def runners(self) -> int:
+        """How many runners take requests now."""
+        return len(self._open)
 
     @property
-    def pid(self) -> int:
-        """The runner's process id; 0 without one."""
-        return self._runner.child.pid if self._runner else 0
+    def pids(self) -> list[int]:
+        """The process ids of its runners."""
+        return [keeper.runner.child.pid for keeper in self._keepers if keeper.runner is not None]
 
-    def describe(self) -> list[str]:
-        """State, error code and reason, as the inferrers are told."""
-        return [self.state, self.error.code if self.error else "", self.error.message if self.error else ""]
+    def describe(self) -> list[object]:
+        """State, error code, reason and how it is run, as the inferrers are told."""
+        code, reason = (self.error.code, self.error.message) if self.error else ("", "")
+        return [self.state, code, reason, self._serving()]
+
+    def _serving(self) -> dict[str, object]:
+        tuning = self._tuning
+        if tuning is None:
+            return {}
+        run = {"threads": tuning.threads, "batch_rows": tuning.batch_rows, "run_s": tuning.run_s}
+        return {"runners": self.runners, **run}
+
+    def show_statistics(self) -> dict[str, object]:
+        """What has become of its requests."""
+        clock_ms, now_ns = time.time_ns() // 1_000_000, time.monotonic_ns()
+        name = {"model": self.manifest.model, "version": self.manifest.version}
+        requests = self.requests
+        return name | self.statistics.describe(self.counts, requests.queued, requests.queued_ns, clock_ms, now_ns)
 
     async def settled(self) -> None:
         """Wait until it is loaded.
@@ -108,193 +121,163 @@ class HostedVersion:
         if self.error is not None:
             raise self.error
 
-    def refresh(self, entry: ModelEntry | None) -> None:
-        """Take over what the operator changed in the manifest, the pin for one."""
-        stored = entry.versions.get(self.manifest.version) if entry is not None else None
-        if stored is not None and stored.key == self.manifest.key:
-            self.manifest = stored
-
     # Requests -------------------------------------------------------------------------------------------------------
 
     def submit(self, waiting: Waiting) -> None:
         """Take a request; it is answered later, or at once when it cannot be taken."""
-        now_ns = time.monotonic_ns()
+        now_ns, requests = waiting.arrived_ns, self.requests
         self.used_at = now_ns / 1e9
-        refusal = self.error or self._requests.refusal(waiting, now_ns)
+        refusal = self.error or requests.refusal(waiting, now_ns)
         if self._leaving:
             refusal = NotLoadedError("the version is being unloaded here")
-        elif self._offenders.until:
+        elif self.offenders.until:
             refusal = self._offence(waiting) or refusal
-        if refusal is None:
-            self._requests.put(waiting)
-            self._feed(now_ns)
+        if refusal is not None:
+            self.refuse(waiting, refusal)
+            return
+        keeper = None if requests.waiting else self._free()
+        if keeper is None:
+            requests.put(waiting)
         else:
-            self.refusals[refusal.code] += 1
-            waiting.refuse(refusal)
+            keeper.give(waiting, now_ns)
+
+    def _free(self) -> Keeper | None:
+        """The runner that has the least to do, unless each has enough."""
+        free, fewest = None, self.requests.most_ahead
+        for keeper in self._open:
+            if keeper.hand.count < fewest:
+                free, fewest = keeper, keeper.hand.count
+        return free
 
     def _offence(self, waiting: Waiting) -> MLBuffetError | None:
         """What is to be said to a request that has ended a runner not long ago."""
-        refused_s = self._offenders.refused_s(waiting.codec, waiting.body, self.used_at)
+        refused_s = self.offenders.refused_s(waiting.codec, waiting.content, self.used_at)
         if not refused_s:
             return None
         return ModelCrashedError(
             f"this request ended the process that ran the model; it is not run again for {refused_s:.0f} s"
         )
 
-    def _feed(self, now_ns: int) -> None:
-        """Give the runner what it should have ahead; one that is to be replaced ends with what it has."""
-        runner, requests = self._runner, self._requests
-        if runner is None:
-            return
-        if runner.retiring:
-            if requests.is_idle:
-                runner.hang_up()
-            return
-        while (waiting := requests.next(now_ns)) is not None:
-            kind = Kind.PREDICT_ALONE if waiting.alone else Kind.PREDICT
-            runner.link.send(kind, waiting.codec, b"", requests.given, waiting.deadline_ns, waiting.body)
-
-    def _answered(self, kind: int, number: int, body: bytes) -> None:
-        """Pass an answer on, and send the next request."""
-        now_ns = time.monotonic_ns()
-        waiting = self._requests.answered(number, now_ns)
-        if waiting is not None and not waiting.abandoned:
-            waiting.link.send(kind, 0, b"", waiting.frame_id, 0, body)
-        self._feed(now_ns)
+    def refuse(self, waiting: Waiting, error: MLBuffetError) -> None:
+        """Answer a request with an error instead of running it."""
+        self.statistics.refusals[error.code] += 1
+        self.statistics.fail(time.monotonic_ns() - waiting.arrived_ns)
+        waiting.refuse(error)
 
     def cancel(self, link: FrameProtocol, frame_id: int) -> None:
         """Drop a request whose client is gone."""
-        self._requests.abandon(lambda waiting: waiting.frame_id == frame_id and waiting.link is link)
+        self.requests.abandon(lambda waiting: waiting.frame_id == frame_id and waiting.link is link)
 
     def cancel_link(self, link: FrameProtocol) -> None:
         """Drop all requests of an inferrer that is gone."""
-        self._requests.abandon(lambda waiting: waiting.link is link)
+        self.requests.abandon(lambda waiting: waiting.link is link)
 
     def expire(self, now_ns: int) -> None:
-        """Drop what is overdue; stop what nobody waits for any more, and kill what does not stop."""
-        for waiting in self._requests.overdue(now_ns):
-            self.refusals[DeadlineExceededError.code] += 1
-            waiting.refuse(DeadlineExceededError("the request waited until its time was over"))
-        runner = self._runner
-        if runner is None:
-            return
-        running = ((number, self._requests.ahead(number)) for number in runner.running)
-        batch = {number: waiting for number, waiting in running if waiting is not None}
-        unwanted = bool(batch) and all(waiting.abandoned for waiting in batch.values())
-        for number, waiting in batch.items():
-            if waiting.deadline_ns >= now_ns and not unwanted:
-                continue
-            if not waiting.stopped:
-                waiting.stopped = True
-                runner.stop(number)
-            elif waiting.deadline_ns + _GRACE_NS < now_ns and not runner.child.killed:
-                fields = {"model": self.manifest.model, "why": "it did not stop at the deadline"}
-                log.warning("runner killed", extra=fields)
-                runner.child.kill()
+        """Drop what is overdue; stop what nobody waits for any more."""
+        for waiting in self.requests.overdue(now_ns):
+            self.refuse(waiting, DeadlineExceededError("the request waited until its time was over"))
+        for keeper in self._keepers:
+            keeper.expire(now_ns)
 
-    # The runner's life ----------------------------------------------------------------------------------------------
+    # Runners --------------------------------------------------------------------------------------------------------
 
     def watch_memory(self) -> None:
-        """Replace a runner that has grown nearly as large as it may be, when it has answered what it has."""
-        runner = self._runner
-        if runner is None or not self._task.memory_bytes:
+        """Have runners replaced that have grown too large."""
+        for keeper in list(self._keepers):
+            keeper.watch_memory()
+
+    def refresh(self, entry: ModelEntry | None) -> None:
+        """Take over what the operator changed in the manifest: the pin, or how it is to be run."""
+        stored = entry.versions.get(self.manifest.version) if entry is not None else None
+        if stored is None or stored.key != self.manifest.key:
             return
-        runner.measure()
-        if runner.memory_bytes > self._task.memory_bytes * _FULL_SHARE and not runner.retiring:
-            fields = {"model": self.manifest.model, "version": self.manifest.version}
-            log.warning("runner replaced for its memory", extra=fields | {"memory_bytes": runner.memory_bytes})
-            runner.retiring = True
-            self._feed(time.monotonic_ns())
+        before, self.manifest = self.manifest.serving, stored
+        if replace(stored.serving, cache=before.cache) != before and self.error is None and not self._leaving:
+            log.info("version run otherwise", extra=self._fields())
+            for keeper in self._keepers:
+                keeper.former = True
+            self._start_first()
 
-    async def _keep_safely(self) -> None:
-        """Whatever goes wrong with this version is known and stays its own."""
-        try:
-            await self._keep()
-        except Exception:
-            log.exception("version failed", extra={"model": self.manifest.model, "version": self.manifest.version})
-            self._give_up("UNAVAILABLE", ModelFailedError("the modelhost failed to run it; its log has the details"))
+    def _start_first(self) -> None:
+        """Start the runner that finds out how the model is best run, as far as the operator leaves that open."""
+        serving, ceilings = self.manifest.serving, self._ceilings
+        self._start(
+            replace(
+                self._task,
+                threads=threads_for(serving, ceilings),
+                most_threads=most_threads(ceilings),
+                batch_rows=serving.batch_rows or 0,
+            )
+        )
 
-    async def _keep(self) -> None:
-        """Start the runner, and start it again when it dies; give the version up when it does not load."""
-        failures = 0
-        while not self._is_leaving():
-            try:
-                runner = await start_runner(self._supervisor, self._task, self._answered, _LOAD_S)
-            except MLBuffetError as error:
-                self._give_up("UNAVAILABLE", error)
-                return
-            except ChildProcessError as error:
-                failures += 1
-                self.restarts["loading"] += 1
-                log.warning("runner died while loading", extra={"model": self.manifest.model, "why": str(error)})
-                if failures >= _TRIES:
-                    msg = f"loading it ended {failures} processes: the last {error}"
-                    self._give_up("QUARANTINED", ModelQuarantinedError(msg))
-                    return
-                continue
-            self._runner = runner
-            self._now("READY")
-            self._feed(time.monotonic_ns())
-            started = time.monotonic()
-            status = await runner.child.ended
-            if self._hung_up():
-                return
-            # A pause only where no request is to blame: nobody may keep a good model out of service.
-            blameless = self._ended(runner, status)
-            failures = failures + 1 if blameless and time.monotonic() - started < _SOUND_S else 0
-            await asyncio.sleep(min(_BACKOFF_S * 2**failures, 5) if failures > _TRIES else 0)
+    def _start(self, task: RunnerTask) -> None:
+        self._keepers.append(Keeper(self, self._supervisor, task))
 
-    def _is_leaving(self) -> bool:
-        return self._leaving
+    def came(self, keeper: Keeper) -> None:
+        """Send requests to a runner that has loaded."""
+        self._open.append(keeper)
+        if keeper.found is not None and not keeper.former:
+            self._tuning, keeper.found = keeper.found, None
+        if not keeper.former:
+            self._grow()
+        self._resize()
+        if self.state == "LOADING":
+            self.state = "READY"
+            log.info("version loaded", extra=self._fields())
+        self._settled.set()
+        keeper.fill(time.monotonic_ns())
 
-    def _hung_up(self) -> bool:
-        return self._runner is None
+    def _grow(self) -> None:
+        """Start the next runner that there should be, and let one of the former settings go for each that has come."""
+        if self._leaving or self._tuning is None:
+            return
+        tuning, former = self._tuning, [keeper for keeper in self._keepers if keeper.former and not keeper.leaving]
+        wanted = runners_for(self.manifest.serving, self._ceilings, tuning.threads, tuning.run_s)
+        current = sum(not keeper.former for keeper in self._keepers)
+        coming = sum(not keeper.former and keeper.runner is None for keeper in self._keepers)
+        more = current < wanted and (bool(former) or self._has_room(self.memory_bytes // len(self._open)))
+        if more and not coming:
+            self._start(replace(self._task, threads=tuning.threads, batch_rows=tuning.batch_rows, tuned=True))
+        for keeper in former[: 1 if more else None]:
+            keeper.leave()
 
-    def _now(self, state: str) -> None:
-        self.state = state
-        if state == "READY":
-            log.info("version loaded", extra={"model": self.manifest.model, "version": self.manifest.version})
+    def _resize(self) -> None:
+        """The number of runners that take requests is another."""
+        self.requests.serve_with(len(self._open), self._tuning.batch_rows if self._tuning else 1)
+        self._changed()
+
+    def lost(self, keeper: Keeper) -> None:
+        """Let others run what a runner had."""
+        if keeper in self._open:
+            self._open.remove(keeper)
+        if not self._open and self.state == "READY":
+            self.state = "LOADING"
+        self._resize()
+        self._feed()
+
+    def _feed(self) -> None:
+        now_ns = time.monotonic_ns()
+        for keeper in list(self._open):
+            keeper.fill(now_ns)
+
+    def left(self, keeper: Keeper, state: str, error: MLBuffetError | None) -> None:
+        """Go on with the other runners; without one it is out of service until it is loaded anew on purpose."""
+        self._keepers.remove(keeper)
+        self.requests.release(keeper.hand)
+        if error is not None:
+            log.error("version not loaded", extra=self._fields(code=error.code, why=error.message))
+        if self._keepers or error is None:
+            self._feed()
+            return
+        self.error, self.state = error, state
         self._settled.set()
         self._changed()
+        for waiting in self.requests.drain():
+            self.refuse(waiting, error)
 
-    def _give_up(self, state: str, error: MLBuffetError) -> None:
-        """Out of service until it is loaded anew on purpose."""
-        fields = {"model": self.manifest.model, "version": self.manifest.version, "code": error.code}
-        log.error("version not loaded", extra=fields | {"why": error.message})
-        self.error = error
-        self._now(state)
-        for waiting in self._requests.drain():
-            waiting.refuse(error)
-
-    def _ended(self, runner: Runner, status: int) -> bool:
-        """Settle what the runner had; returns whether it died without a request to blame."""
-        self._runner = None
-        ahead = self._requests.take_back()
-        batch = [number for number in runner.running if number in ahead]
-        reason = reason_of(status, killed=runner.child.killed, retiring=runner.retiring, idle=not batch)
-        self.restarts[reason] += 1
-        self._batches += runner.batches
-        runner.close()
-        if reason != "memory":
-            fields = {"model": self.manifest.model, "version": self.manifest.version, "status": status}
-            log.error("runner died", extra=fields | {"reason": reason, "running": len(batch)})
-        for number in batch:
-            if not self._runs_again(ahead[number], reason, was_alone=len(batch) == 1):
-                del ahead[number]
-        self._requests.put_back(ahead.values())
-        self.state = "LOADING"
-        self._changed()
-        return not batch and reason != "memory"
-
-    def _runs_again(self, waiting: Waiting, reason: str, *, was_alone: bool) -> bool:
-        """Answer a request whose runner ended, unless it is to be run once more."""
-        verdict = judge(waiting, reason, was_alone=was_alone, now_ns=time.monotonic_ns())
-        if verdict is Verdict.LATE:
-            waiting.refuse(DeadlineExceededError("the model did not finish in time and was stopped"))
-        elif verdict is Verdict.GUILTY:
-            self._offenders.add(waiting.codec, waiting.body, time.monotonic())
-            waiting.refuse(ModelCrashedError("this request ended the process that ran the model"))
-        return verdict is Verdict.AGAIN
+    def _fields(self, **more: object) -> dict[str, object]:
+        """What each log record of a version says."""
+        return {"model": self.manifest.model, "version": self.manifest.version, **more}
 
     async def unload(self) -> None:
         """Finish what is here, take nothing new, give the memory back."""
@@ -304,15 +287,12 @@ class HostedVersion:
         self._leaving = True
         self.state = "UNLOADING"
         self._changed()
-        while self.busy and self._runner is not None:
+        while self.busy and any(keeper.runner is not None for keeper in self._keepers):
             await asyncio.sleep(0.005)
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            runner.close()
-            await runner.child.ended
-        self._keeper.cancel()
+        for keeper in list(self._keepers):
+            await keeper.end()
         self.error = self.error or NotLoadedError("the version was unloaded here")
         self._settled.set()
-        for waiting in self._requests.drain():
-            waiting.refuse(self.error)
+        for waiting in self.requests.drain():
+            self.refuse(waiting, self.error)
         self._gone.set()

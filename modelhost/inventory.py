@@ -39,13 +39,14 @@ class Inventory:
         self._settings = settings
         self._changed = changed
         self._budget = settings.budget_bytes
+        self._ceilings = settings.ceilings
         self._defaults: dict[str, bytes] = {}
         self._seen = -1
         self._leaving: set[asyncio.Task[None]] = set()
         self.hosted: dict[bytes, HostedVersion] = {}
         self.ready = False
 
-    def states(self) -> dict[str, list[str]]:
+    def states(self) -> dict[str, list[object]]:
         """What the inferrers are told of each version."""
         return {key.decode(): version.describe() for key, version in self.hosted.items()}
 
@@ -53,14 +54,14 @@ class Inventory:
         """The version that a request names, loaded on first use.
 
         Raises:
-            NotLoadedError: these bytes are not in the repository.
+            NotLoadedError: these bytes are not in the repository, or an operator has unloaded them.
         """
         found = self.hosted.get(key)
         if found is not None and found.state != "UNLOADING":
             return found
         named = read_key(key)
         manifest = read_manifest(version_folder(self._index.root, *named)) if named else None
-        if manifest is None or manifest.key != key:
+        if manifest is None or manifest.key != key or manifest.unloaded:
             msg = "this version is not here"
             raise NotLoadedError(msg)
         return self.host(manifest)
@@ -72,8 +73,16 @@ class Inventory:
             return present
         self._make_room(manifest.size_bytes + _RUNNER_BYTES)
         path, settings = model_file(self._index.root, manifest), self._settings
-        task = RunnerTask(manifest.model, str(path), manifest.digest, settings.threads, settings.model_bytes)
-        version = HostedVersion(manifest, task, self._supervisor, self._changed, settings.queue)
+        task = RunnerTask(manifest.model, manifest.version, str(path), manifest.digest, settings.model_bytes)
+        version = HostedVersion(
+            manifest,
+            task,
+            self._supervisor,
+            self._ceilings,
+            settings.queue,
+            changed=self._changed,
+            has_room=lambda more_bytes: self._used_bytes() + more_bytes <= self._budget,
+        )
         self.hosted[manifest.key] = version
         return version
 
@@ -114,11 +123,11 @@ class Inventory:
     async def _catch_up(self) -> None:
         self._seen = self._index.refresh()
         models = self._index.models()
-        before, self._defaults = self._defaults, {name: entry.manifest.key for name, entry in models.items()}
+        before, self._defaults = self._defaults, default_keys(models)
         for version in self.hosted.values():
             version.refresh(models.get(version.manifest.model))
         for key in gone(self.hosted, before, models, self._exists):
-            self._unload(key, linger_s=_LINGER_S)
+            self._unload(key, linger_s=0 if self.hosted[key].manifest.unloaded else _LINGER_S)
         # What left for want of room comes back when it is used, not with the next change of another model.
         await self._load_missing(
             manifest
@@ -172,13 +181,21 @@ class Inventory:
                     version.watch_memory()
 
 
+def default_keys(models: Mapping[str, ModelEntry]) -> dict[str, bytes]:
+    """Each model's default version, unless an operator has unloaded it. Pure."""
+    return {name: entry.manifest.key for name, entry in models.items() if not entry.manifest.unloaded}
+
+
 def wanted(models: Iterable[ModelEntry]) -> list[Manifest]:
-    """What is to be loaded without being asked for: pinned versions first, then defaults, the newest first. Pure."""
+    """What is to be loaded without being asked for: pinned versions first, then defaults, the newest first. Pure.
+
+    What an operator has unloaded is not.
+    """
     manifests = [
         manifest
         for entry in models
         for manifest in entry.versions.values()
-        if manifest.pinned or manifest.version == entry.default
+        if (manifest.pinned or manifest.version == entry.default) and not manifest.unloaded
     ]
     return sorted(manifests, key=lambda manifest: (manifest.pinned, manifest.created), reverse=True)
 
@@ -189,7 +206,7 @@ def gone(
     models: Mapping[str, ModelEntry],
     exists: Callable[[Manifest], bool],
 ) -> list[bytes]:
-    """Hosted versions to unload: deleted, or the default before and not pinned."""
+    """Hosted versions to unload: deleted, unloaded by an operator, or the default before and not pinned."""
     keys = []
     for key, version in hosted.items():
         entry = models.get(version.manifest.model)
@@ -200,7 +217,7 @@ def gone(
             and entry.versions[version.manifest.version].pinned
         )
         superseded = defaults_before.get(version.manifest.model) == key and not is_default and not pinned
-        if superseded or (not is_default and not exists(version.manifest)):
+        if version.manifest.unloaded or superseded or (not is_default and not exists(version.manifest)):
             keys.append(key)
     return keys
 

@@ -1,4 +1,4 @@
-"""The page that a runner shares with its supervisor: which requests it is running, and how many batches it has run.
+"""The page that a runner shares with its supervisor: which requests it is running, and what it has done so far.
 
 When the runner dies the page is still there, and says whose fault it may have been. Imported on both sides, so nothing
 here may import numpy or onnxruntime.
@@ -8,11 +8,31 @@ import mmap
 import os
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
-_BYTES = mmap.PAGESIZE
-_BATCHES, _COUNT, _FIRST = 0, 8, 16
+MOST_ROWS = 1024  # that may run together: the page has room for so many requests
+_COUNTS = struct.Struct("<5Q")
+_COUNT, _FIRST = 40, 48
+_BYTES = _FIRST + 8 * MOST_ROWS
 _NUMBER = struct.Struct("<Q")
 _TWO = struct.Struct("<QQ")
+
+
+class Counts(NamedTuple):
+    """What a runner has done: runs of the model, rows in them, and the time that requests have spent in each step.
+
+    Of requests that run together, each spends the whole run's time. Nanoseconds.
+    """
+
+    batches: int = 0
+    rows: int = 0
+    decode_ns: int = 0
+    run_ns: int = 0
+    encode_ns: int = 0
+
+    def plus(self, other: Self) -> "Counts":
+        """The sum with another runner's."""
+        return Counts(*map(sum, zip(self, other, strict=True)))
 
 
 class Progress:
@@ -32,18 +52,19 @@ class Progress:
         struct.pack_into(f"<{len(numbers)}Q", self._page, _FIRST, *numbers)
         _NUMBER.pack_into(self._page, _COUNT, len(numbers))
 
-    def rest(self, batches: int) -> None:
-        """Say that nothing runs now, and how many batches have been run so far."""
-        _TWO.pack_into(self._page, _BATCHES, batches, 0)
+    def rest(self, *counts: int) -> None:
+        """Say that nothing runs now, and what has been done so far, in the order of `Counts`."""
+        _COUNTS.pack_into(self._page, 0, *counts)
+        _NUMBER.pack_into(self._page, _COUNT, 0)
 
     def read_running(self) -> tuple[int, ...]:
         """The requests that are being run, or were when the process died."""
         (count,) = _NUMBER.unpack_from(self._page, _COUNT)
         return struct.unpack_from(f"<{count}Q", self._page, _FIRST)
 
-    def read_batches(self) -> int:
-        """How many batches it has run."""
-        return int(_NUMBER.unpack_from(self._page, _BATCHES)[0])
+    def read_counts(self) -> Counts:
+        """What it has done."""
+        return Counts(*_COUNTS.unpack_from(self._page))
 
     def close(self) -> None:
         """Let go of the page."""

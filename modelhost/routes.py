@@ -21,9 +21,10 @@ def modelhost_routes(host_id: str, inventory: Inventory) -> Blueprint:
                 "reason": version.error.message if version.error else "",
                 "memory_bytes": version.memory_bytes,
                 "waiting": version.busy,
-                "predictions": version.predictions,
-                "restarts": version.restarts.total(),
-                "pid": version.pid,
+                "predictions": version.requests.given,
+                "restarts": version.statistics.restarts.total(),
+                "pid": next(iter(version.pids), 0),
+                "pids": version.pids,
             }
             for version in list(inventory.hosted.values())
         ]

@@ -9,31 +9,41 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from mlbuffet.channel import Codec, FrameReader, Kind, encode_frame
+from mlbuffet.channel import SHARED, Codec, FrameReader, Kind, encode_frame
 from mlbuffet.chassis.process import open_memory, own_memory_bytes, set_name, settle_memory
 from mlbuffet.errors import BadRequestError, DeadlineExceededError, MLBuffetError, ResourceLimitError
 from modelhost.batching import batches
-from modelhost.codecs import buffet, image
+from modelhost.codecs import buffet, image, kserve, oip, oip_grpc
+from modelhost.codecs.request import Answer, Array, Decoded, Served
+from modelhost.mappings import Mappings
 from modelhost.progress import Progress
-from modelhost.runtimes.onnx import TOO_MUCH, Feeds, OnnxModel, Terminated, read_verified
+from modelhost.runtimes.onnx import TOO_MUCH, OnnxModel, Terminated, read_verified
 from modelhost.sandbox.confine import limit, seal
 from modelhost.tasks import STOP, RunnerTask
-from modelhost.warmup import batch_limit
+from modelhost.warmup import warm_up
 
+_CODECS: Mapping[int, Callable[[memoryview, int, Served], Decoded]] = {
+    Codec.BUFFET: buffet.decode,
+    Codec.IMAGE: image.decode,
+    Codec.KSERVE: kserve.decode,
+    Codec.OIP: oip.decode,
+    Codec.OIP_RAW: oip.decode_raw,
+    Codec.OIP_GRPC: oip_grpc.decode,
+}
+_PREDICT, _REPLY, _RELEASE = Kind.PREDICT.value, Kind.REPLY.value, Kind.RELEASE.value
 _HOLD_NS = 1_000_000  # answers wait at most this long for others to leave with
 _TOO_LATE = "the request waited until its time was over"
 
 
-def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, page: int) -> None:
+def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, segments: socket.socket, page: int) -> None:
     """Load the version, say so or why not, then answer until the supervisor hangs up."""
     set_name(f"runner {task.name}")
     limit(cpu_s=None, memory_bytes=task.memory_bytes)
@@ -45,20 +55,19 @@ def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, page: int
         # What is opened and mapped here is all that there will be.
         progress, memory = Progress(page), open_memory()
         seal()
-        model = OnnxModel(data, task.threads)
+        model, tuning, warning = warm_up(data, task)
         del data
-        warning = model.try_out()
-        rows = batch_limit(model)
     except (MLBuffetError, MemoryError) as error:
         answers.refuse(0, error)
         answers.leave()
         return
     settle_memory()
-    runner = Runner(model, progress, frames, rows)
+    served = Served(task.name, task.version, model.signature)
+    runner = Runner(model, served, progress, frames, Mappings(segments), tuning.batch_rows)
     threading.Thread(target=runner.obey, args=(stops,), daemon=True).start()
     with memory:
-        loaded = {"memory_bytes": own_memory_bytes(memory), "warning": warning, "batch_rows": rows}
-    answers.add(0, orjson.dumps(loaded))
+        loaded = {"memory_bytes": own_memory_bytes(memory), "warning": warning, "tuning": asdict(tuning)}
+    answers.add(0, Answer((orjson.dumps(loaded),)))
     answers.leave()
     try:
         runner.serve()
@@ -66,30 +75,24 @@ def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, page: int
         os._exit(0)  # the supervisor is gone or has let go; threads of the runtime are not worth waiting for
 
 
-@dataclass(slots=True)
 class _Job:
     """A request whose body is decoded."""
 
-    number: int
-    deadline_ns: int
-    alone: bool
-    feeds: Feeds
-    wanted: buffet.Wanted
-    labels: tuple[str, ...]
+    __slots__ = ("deadline_ns", "fits", "number", "request", "rows")
 
-    @property
-    def rows(self) -> int:
-        """How many observations it has, by its first input."""
-        return len(next(iter(self.feeds.values())))
-
-    @property
-    def fits(self) -> Hashable:
-        """What it has to share with others to run with them; None when it runs alone."""
-        arrays = self.feeds.values()
-        rows = self.rows
-        if self.alone or not rows or any(len(array) != rows for array in arrays):
-            return None
-        return (self.wanted.names, *(array.shape[1:] for array in arrays))
+    def __init__(self, number: int, deadline_ns: int, request: Decoded, *, joins: bool) -> None:
+        self.number = number
+        self.deadline_ns = deadline_ns
+        self.request = request
+        self.rows = 1  # observations, by its first input
+        self.fits: Hashable = None  # what it has to share with others to run with them; None when it runs alone
+        if joins:
+            arrays = request.feeds.values()
+            shapes = [array.shape[1:] for array in arrays]
+            sizes = {len(array) for array in arrays}
+            if len(sizes) == 1 and 0 not in sizes:
+                self.rows = sizes.pop()
+                self.fits = (request.outputs, *shapes)
 
 
 class Answers:
@@ -97,12 +100,15 @@ class Answers:
 
     def __init__(self, frames: socket.socket) -> None:
         self._frames = frames
-        self._held: list[bytes] = []
+        self._held: list[bytes | memoryview] = []
         self.since_ns = 0  # when those that are held began to wait
 
-    def add(self, number: int, body: bytes) -> None:
+    def add(self, number: int, answer: Answer) -> None:
         """Add an answer."""
-        self._held.append(encode_frame(Kind.REPLY, Codec.NONE, b"", number, 0, len(body)) + body)
+        pieces, split = answer
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        self._held.append(encode_frame(_REPLY, 0, split, b"", number, 0, size))
+        self._held += pieces
 
     def refuse(self, number: int, error: Exception) -> None:
         """Add an error; what nobody foresaw is told by its type."""
@@ -111,7 +117,7 @@ class Answers:
         elif not isinstance(error, MLBuffetError):
             error = MLBuffetError(f"the request could not be handled ({type(error).__name__})")
         body = orjson.dumps({"code": error.code, "message": error.message})
-        self._held.append(encode_frame(Kind.ERROR, Codec.NONE, b"", number, 0, len(body)) + body)
+        self._held.append(encode_frame(Kind.ERROR, Codec.NONE, 0, b"", number, 0, len(body)) + body)
 
     def leave_if_due(self) -> None:
         """Send what is here unless it was only just made."""
@@ -128,14 +134,25 @@ class Answers:
 class Runner:
     """One loaded model and the loop around it."""
 
-    def __init__(self, model: OnnxModel, progress: Progress, frames: socket.socket, rows: int) -> None:
+    def __init__(
+        self,
+        model: OnnxModel,
+        served: Served,
+        progress: Progress,
+        frames: socket.socket,
+        mappings: Mappings,
+        rows: int,
+    ) -> None:
         """`rows` is how many run together at most."""
         self._model = model
+        self._served = served
         self._progress = progress
         self._reader = FrameReader(frames)
         self._answers = Answers(frames)
+        self._mappings = mappings
         self._most_rows = rows
-        self._batches = 0
+        self._batches = self._rows = self._decode_ns = self._run_ns = self._encode_ns = 0
+        self._ran_ns = 0  # when the last run ended
         self._running: Sequence[int] = ()
         self._stopped: Sequence[int] = ()
 
@@ -146,36 +163,45 @@ class Runner:
             EOFError, ConnectionError: the supervisor hung up.
         """
         jobs: list[_Job] = []
+        run_one = self._progress.run_one
         while True:
             frames = self._reader.read()
             began_ns = self._answers.since_ns = now_ns = time.monotonic_ns()
-            for kind, codec, number, deadline_ns, body in frames:
+            for kind, codec, split, number, deadline_ns, body in frames:
+                if kind == _RELEASE:
+                    self._mappings.release(number)
+                    continue
                 if jobs:
                     now_ns = time.monotonic_ns()
                     if len(jobs) >= self._most_rows or now_ns - began_ns > _HOLD_NS:
-                        self._run_all(jobs)
+                        self._run_all(jobs, began_ns)
                         began_ns = now_ns = time.monotonic_ns()
-                self._progress.run_one(number)
+                run_one(number)
                 try:
                     if now_ns > deadline_ns:
                         raise DeadlineExceededError(_TOO_LATE)
-                    jobs.append(_Job(number, deadline_ns, kind == Kind.PREDICT_ALONE, *self._decode(codec, body)))
+                    # To copy a large body beside another costs more than the call into the runtime that it saves.
+                    joins = self._most_rows > 1 and kind == _PREDICT and codec < SHARED
+                    # Kept nowhere else: it may be all that holds memory that is shared.
+                    jobs.append(_Job(number, deadline_ns, self._decode(codec, split, body), joins=joins))
                 except Exception as error:  # noqa: BLE001 - a bug in a codec must not take the model out of service
                     self._answers.refuse(number, error)
-            self._run_all(jobs)
-            self._progress.rest(self._batches)
+            self._run_all(jobs, began_ns)
+            self._progress.rest(self._batches, self._rows, self._decode_ns, self._run_ns, self._encode_ns)
             self._answers.leave()
 
-    def _decode(self, codec: int, body: memoryview) -> tuple[Feeds, buffet.Wanted, tuple[str, ...]]:
-        if codec == Codec.BUFFET:
-            return *buffet.decode(body, self._model.signature), ()
-        if codec == Codec.IMAGE:
-            return image.decode(body, self._model.signature)
-        msg = f"the codec {codec} is not known here"
-        raise BadRequestError(msg)
+    def _decode(self, codec: int, split: int, body: memoryview) -> Decoded:
+        if codec & SHARED:
+            codec, body = codec & ~SHARED, self._mappings.body(body)
+        decode = _CODECS.get(codec)
+        if decode is None:
+            msg = f"the codec {codec} is not known here"
+            raise BadRequestError(msg)
+        return decode(body, split, self._served)
 
-    def _run_all(self, jobs: list[_Job]) -> None:
-        """Run and answer all, those together that fit."""
+    def _run_all(self, jobs: list[_Job], began_ns: int) -> None:
+        """Run and answer all, those together that fit; they have been decoded since `began_ns`."""
+        self._decode_ns += time.monotonic_ns() - began_ns
         if len(jobs) == 1:
             self._run_alone(jobs[0])
         else:
@@ -189,16 +215,21 @@ class Runner:
         numbers = [job.number for job in batch]
         self._progress.run_together(numbers)
         try:
-            feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in batch[0].feeds}
-            outputs = self._run(numbers, feeds, batch[0].wanted.names)
+            first = batch[0].request
+            feeds = {name: np.concatenate([job.request.feeds[name] for job in batch]) for name in first.feeds}
+            outputs = self._run(numbers, feeds, first.outputs)
         except (MLBuffetError, MemoryError, Terminated):
             return False
-        ends = list(accumulate(job.rows for job in batch))
-        if any(len(output) != ends[-1] for output in outputs):
+        rows = sum(job.rows for job in batch)
+        if any(len(output) != rows for output in outputs):
             self._most_rows = 1  # what held for the rows that it was tried with does not hold for all
             return False
-        for job, start, end in zip(batch, (0, *ends), ends, strict=False):
+        start = 0
+        for job in batch:
+            end = start + job.rows
             self._answer(job, [output[start:end] for output in outputs])
+            start = end
+        self._encoded(rows)
         return True
 
     def _run_one_by_one(self, batch: Sequence[_Job]) -> None:
@@ -211,7 +242,7 @@ class Runner:
     def _run_alone(self, job: _Job) -> None:
         self._progress.run_one(job.number)
         try:
-            outputs = self._run((job.number,), job.feeds, job.wanted.names)
+            outputs = self._run((job.number,), job.request.feeds, job.request.outputs)
         except Terminated:
             error = DeadlineExceededError("the model did not finish in time and was stopped")
             self._answers.refuse(job.number, error)
@@ -219,25 +250,35 @@ class Runner:
             self._answers.refuse(job.number, error)
         else:
             self._answer(job, outputs)
+            self._encoded(job.rows)
+
+    def _encoded(self, rows: int) -> None:
+        """Count rows whose answers have been written since the run ended."""
+        self._rows += rows
+        self._encode_ns += time.monotonic_ns() - self._ran_ns
 
     def _answer(self, job: _Job, outputs: list[Any]) -> None:
         try:
-            extra = image.labels_of(outputs[0], job.labels) if job.labels else None
-            self._answers.add(job.number, buffet.encode(outputs, job.wanted, extra))
+            self._answers.add(job.number, job.request.encode(outputs))
         except Exception as error:  # noqa: BLE001 - as in decoding
             self._answers.refuse(job.number, error)
 
-    def _run(self, numbers: Sequence[int], feeds: Feeds, names: Sequence[str]) -> list[Any]:
+    def _run(self, numbers: Sequence[int], feeds: Mapping[str, Array], names: Sequence[str]) -> list[Any]:
         self._answers.leave_if_due()
         self._batches += 1
         self._running = numbers
+        began_ns = time.monotonic_ns()
         while True:
             try:
-                return self._model.run(feeds, names)
+                outputs = self._model.run(feeds, names)
             except Terminated:
                 if self._stopped is numbers:
                     raise
                 # The stop was meant for what ran before, which ended as it came.
+            else:
+                self._ran_ns = time.monotonic_ns()
+                self._run_ns += (self._ran_ns - began_ns) * len(numbers)
+                return outputs
 
     def obey(self, stops: socket.socket) -> None:
         """Stop a run when told to (its own thread, asleep until then)."""

@@ -10,17 +10,19 @@ from typing import Any
 
 import orjson
 
-from mlbuffet.channel import FrameProtocol, Kind
+from mlbuffet.channel import SHARED, FrameProtocol, Head, Kind
 from mlbuffet.errors import MLBuffetError, NotFoundError, NotLoadedError
 from mlbuffet.index import read_manifest, staging_folder, version_folder
 from mlbuffet.manifest import MODEL_FILE
 from modelhost.inventory import Inventory
+from modelhost.segments import Segments
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import CHECK_S, CheckTask
 from modelhost.waiting import Waiting, send_error
 
 log = logging.getLogger(__name__)
 
+_PREDICT = Kind.PREDICT.value  # a plain number: looked at with each request
 _SILENT_S = 15.0
 _STAGED = re.compile(r"[0-9a-f]{32}")
 
@@ -30,18 +32,24 @@ Operation = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 class ChannelServer:
     """All inferrers that are connected, and what they may ask for."""
 
-    def __init__(self, host_id: str, root: Path, supervisor: Supervisor, model_bytes: int) -> None:
+    def __init__(self, host_id: str, root: Path, supervisor: Supervisor, segments: Segments, model_bytes: int) -> None:
         """`model_bytes` is how much memory checking a model may take."""
         self.id = host_id
         self._root = root
         self._model_bytes = model_bytes
         self._supervisor = supervisor
+        self.segments = segments
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._told = False
         self.links: set[InferrerLink] = set()
         self.inventory: Inventory
-        self.operations: Mapping[str, Operation] = {"check": self._check, "echo": self._echo, "load": self._load}
+        self.operations: Mapping[str, Operation] = {
+            "check": self._check,
+            "echo": self._echo,
+            "load": self._load,
+            "stats": self._stats,
+        }
 
     def link(self) -> "InferrerLink":
         """Make the protocol for a new inferrer."""
@@ -57,7 +65,7 @@ class ChannelServer:
         self._told = False
         state = self.state()
         for link in self.links:
-            link.send(Kind.STATE, 0, b"", 0, 0, state)
+            link.send(Kind.STATE, 0, 0, b"", 0, 0, state)
 
     def state(self) -> bytes:
         """This modelhost's word on itself."""
@@ -91,19 +99,22 @@ class ChannelServer:
             log.exception("call failed", extra={"operation": operation})
             send_error(link, frame_id, MLBuffetError("the modelhost failed; its log has the details"))
         else:
-            link.send(Kind.REPLY, 0, b"", frame_id, 0, orjson.dumps(result))
+            link.send(Kind.REPLY, 0, 0, b"", frame_id, 0, orjson.dumps(result))
 
     async def _echo(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         log.info("echo", extra={"element": arguments["element"]})
         return {"modelhost": self.id, "element": arguments["element"]}
 
     async def _check(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        staged = str(arguments["staged"])
-        if not _STAGED.fullmatch(staged):
-            msg = "no such staged upload"
-            raise NotFoundError(msg)
-        path = staging_folder(self._root) / staged / MODEL_FILE
-        task = CheckTask(str(path), str(arguments["digest"]), self._model_bytes)
+        if "staged" in arguments:
+            staged = str(arguments["staged"])
+            if not _STAGED.fullmatch(staged):
+                msg = "no such staged upload"
+                raise NotFoundError(msg)
+            folder = staging_folder(self._root) / staged
+        else:
+            folder = version_folder(self._root, str(arguments["model"]), int(arguments["version"]))
+        task = CheckTask(str(folder / MODEL_FILE), str(arguments["digest"]), self._model_bytes)
         return await self._supervisor.check(task, CHECK_S)
 
     async def _load(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,6 +124,13 @@ class ChannelServer:
             raise NotLoadedError(msg)
         await self.inventory.host(manifest).settled()
         return {"modelhost": self.id}
+
+    async def _stats(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What has become of the requests of all hosted versions, or those of one model, or one of them."""
+        model, version = arguments.get("model"), arguments.get("version")
+        hosted = self.inventory.hosted.values()
+        asked = (item for item in hosted if model in {None, item.manifest.model})
+        return {"versions": [item.show_statistics() for item in asked if version in {None, item.manifest.version}]}
 
 
 class InferrerLink(FrameProtocol):
@@ -127,7 +145,7 @@ class InferrerLink(FrameProtocol):
         """Say at once who this is and what is loaded."""
         super().connection_made(transport)
         self._server.links.add(self)
-        self.send(Kind.STATE, 0, b"", 0, 0, self._server.state())
+        self.send(Kind.STATE, 0, 0, b"", 0, 0, self._server.state())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the inferrer, and what it asked for."""
@@ -136,10 +154,14 @@ class InferrerLink(FrameProtocol):
         for version in self._server.inventory.hosted.values():
             version.cancel_link(self)
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
         """Give a prediction to its version, a call to its operation; answer a sign of life with one."""
-        if kind == Kind.PREDICT:
-            waiting = Waiting(self, frame_id, codec, time.monotonic_ns() + time_ns, body)
+        _, kind, codec, _, split, frame_id, time_ns = head
+        if kind == _PREDICT:
+            now_ns = time.monotonic_ns()
+            waiting = Waiting(self, frame_id, codec, split, now_ns, now_ns + time_ns, body)
+            if codec & SHARED:
+                waiting.codec, waiting.shared = codec ^ SHARED, self._server.segments.find(body)
             try:
                 self._server.inventory.find(key).submit(waiting)
             except MLBuffetError as error:
@@ -148,7 +170,9 @@ class InferrerLink(FrameProtocol):
             self._server.call(self, frame_id, key.decode("ascii", "replace"), body)
         elif kind == Kind.PING:
             self.heard = True
-            self.send(Kind.PONG, 0, b"", frame_id, time_ns, b"")
+            self.send(Kind.PONG, 0, 0, b"", frame_id, time_ns, b"")
+        elif kind == Kind.RELEASE:
+            self._server.segments.release(frame_id)
         elif kind == Kind.CANCEL:
             version = self._server.inventory.hosted.get(key)
             if version is not None:

@@ -4,8 +4,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlbuffet.chassis.process import available_cores
 from mlbuffet.chassis.settings import Level, SettingsError, read_settings
 from mlbuffet.endpoints import Address, is_loopback
+from modelhost.sizing import Ceilings
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _BUDGET_SHARE = 0.4
@@ -23,7 +25,9 @@ class ModelhostSettings:
     repository: str = "repository"
     memory_bytes: int = 0
     model_memory_bytes: int = 0
-    threads: int = 1
+    cores: int = 0
+    runners: int = 0
+    threads: int = 0
     queue: int = 1024
     log_level: Level = "INFO"
 
@@ -31,6 +35,11 @@ class ModelhostSettings:
     def budget_bytes(self) -> int:
         """Memory that loaded models may take: as asked for, else 40 % of what the machine or the container has."""
         return self.memory_bytes or int(_available_bytes() * _BUDGET_SHARE)
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """What one version may have: of the cores as said, else of those there are."""
+        return Ceilings(self.cores or available_cores(), self.runners, self.threads)
 
     @property
     def model_bytes(self) -> int:

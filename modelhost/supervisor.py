@@ -5,30 +5,20 @@ import contextlib
 import itertools
 import json
 import logging
-import mmap
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
-from mlbuffet.channel import FrameProtocol, Kind
+from mlbuffet.channel import FrameProtocol, Head, Kind
 from mlbuffet.errors import InvalidModelError, UnavailableError, from_code
-from modelhost.progress import Progress, new_page
-from modelhost.tasks import CHECK_CPU_S, STOP, CheckTask, RunnerTask
+from modelhost.launch import ForkServer
+from modelhost.tasks import CHECK_CPU_S, CheckTask, RunnerTask
 
 log = logging.getLogger(__name__)
 
-# One thread per process until a session asks for more: the fork server must have exactly one.
-_ENVIRONMENT = {
-    "ORT_DISABLE_TELEMETRY": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
+OnFrame = Callable[[int, int, int, bytes], None]  # kind, split, number and body of what a runner says
 
 _LAST_WORD_S = 0.05  # what a child wrote before it ended may still be on its way
 
@@ -58,20 +48,27 @@ class Child:
 class ProcessLink(FrameProtocol):
     """Our end of a child's socket pair."""
 
-    def __init__(self, on_frame: Callable[[int, int, bytes], None]) -> None:
+    def __init__(self, on_frame: OnFrame) -> None:
         super().__init__()
-        self._on_frame = on_frame
+        self.on_frame = on_frame
+        self.on_read: Callable[[], None] = lambda: None  # follows when all frames that came together were handed on
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:  # noqa: ARG002
+    def data_received(self, data: bytes) -> None:
+        """Hand on what has come."""
+        super().data_received(data)
+        self.on_read()
+
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: ARG002
         """Hand on what the child says."""
-        self._on_frame(kind, frame_id, body)
+        _, kind, _, _, split, frame_id, _ = head
+        self.on_frame(kind, split, frame_id, body)
 
 
 class FirstWord:
     """What a child says first: its result, or the error that it met."""
 
     def __init__(self) -> None:
-        self._said: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
+        self._said: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def take(self, kind: int, body: bytes) -> None:
         """Take a frame of the child; only the first counts."""
@@ -83,7 +80,7 @@ class FirstWord:
         else:
             self._said.set_result(data)
 
-    async def wait(self, child: Child, timeout_s: float) -> dict[str, object]:
+    async def wait(self, child: Child, timeout_s: float) -> dict[str, Any]:
         """Wait for it.
 
         Raises:
@@ -108,16 +105,12 @@ class FirstWord:
 class Supervisor:
     """The fork server and its children."""
 
-    def __init__(self) -> None:
+    def __init__(self, forkserver: ForkServer) -> None:
         self._loop = asyncio.get_running_loop()
+        self._forkserver = forkserver
+        self._control = forkserver.control
         self._children: dict[int, Child] = {}
         self._tokens = itertools.count(1)
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "modelhost.forkserver", str(theirs.fileno()), str(os.getpid())]
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, pass_fds=[theirs.fileno()], env=os.environ | _ENVIRONMENT, stdin=subprocess.DEVNULL
-        )
-        theirs.close()
         self._control.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._control, self._told)
@@ -182,7 +175,7 @@ class Supervisor:
         with theirs:
             child = self.fork("check", task, [theirs.fileno()])
         _, link = await self._loop.create_unix_connection(
-            lambda: ProcessLink(lambda kind, _, body: word.take(kind, body)), sock=ours
+            lambda: ProcessLink(lambda kind, _, __, body: word.take(kind, body)), sock=ours
         )
         try:
             return await word.wait(child, timeout_s)
@@ -194,98 +187,4 @@ class Supervisor:
         """Let go of the fork server: it ends, and every child with it."""
         self._loop.remove_reader(self._control)
         self._control.close()
-        self._process.wait(timeout=5)
-
-
-class Runner:
-    """A running child that holds one model version."""
-
-    def __init__(self, child: Child, link: ProcessLink, stops: socket.socket, progress: Progress) -> None:
-        self.child = child
-        self.link = link
-        self._stops = stops
-        self._progress = progress
-        self._first_anonymous_bytes = 0
-        self._first_bytes = 0
-        self.memory_bytes = 0
-        self.retiring = False  # it gets no more requests
-
-    def loaded(self, memory_bytes: int) -> None:
-        """Take note of what it takes for itself, by its own word, once it has loaded its model."""
-        self.memory_bytes = self._first_bytes = memory_bytes
-        self._first_anonymous_bytes = _anonymous_bytes(self.child.pid)
-
-    def measure(self) -> None:
-        """Bring `memory_bytes` up to date, cheaply: what it has grown by since it had loaded."""
-        anonymous_bytes = _anonymous_bytes(self.child.pid)
-        if anonymous_bytes:
-            self.memory_bytes = self._first_bytes + anonymous_bytes - self._first_anonymous_bytes
-
-    @property
-    def running(self) -> tuple[int, ...]:
-        """The numbers of the requests that it runs together, or ran when it died."""
-        return self._progress.read_running()
-
-    @property
-    def batches(self) -> int:
-        """How often it has run its model."""
-        return self._progress.read_batches()
-
-    def stop(self, number: int) -> None:
-        """Ask it to stop running a request."""
-        try:
-            self._stops.send(STOP.pack(number))
-        except OSError as error:
-            log.info("runner not reached", extra={"why": str(error)})
-
-    def hang_up(self) -> None:
-        """Let it end by itself."""
-        self.link.close()
-
-    def close(self) -> None:
-        """Hang up and let go of what was shared with it."""
-        self.hang_up()
-        self._stops.close()
-        self._progress.close()
-
-
-async def start_runner(
-    supervisor: Supervisor, task: RunnerTask, on_frame: Callable[[int, int, bytes], None], timeout_s: float
-) -> Runner:
-    """Fork a runner and wait until it has loaded its model.
-
-    Raises:
-        MLBuffetError: what the runner says is wrong with the model.
-        ChildProcessError: it died or hung while loading.
-    """
-    word = FirstWord()
-
-    def take(kind: int, number: int, body: bytes) -> None:
-        if number:
-            on_frame(kind, number, body)
-        else:
-            word.take(kind, body)
-
-    frames, their_frames = socket.socketpair()
-    stops, their_stops = socket.socketpair()
-    page_fd = new_page()
-    with their_frames, their_stops:
-        child = supervisor.fork("runner", task, [their_frames.fileno(), their_stops.fileno(), page_fd])
-    _, link = await asyncio.get_running_loop().create_unix_connection(lambda: ProcessLink(take), sock=frames)
-    runner = Runner(child, link, stops, Progress(page_fd))
-    try:
-        runner.loaded(int(str((await word.wait(child, timeout_s))["memory_bytes"])))
-    except BaseException:  # also when nobody waits for it any more
-        child.kill()
-        runner.close()
-        raise
-    return runner
-
-
-def _anonymous_bytes(pid: int) -> int:
-    """Memory of a process that no file backs, its fork's shared pages included; 0 when it is gone."""
-    try:
-        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * mmap.PAGESIZE
+        self._forkserver.wait()

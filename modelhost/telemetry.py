@@ -25,6 +25,8 @@ class VersionMetrics(Collector):
         corrupt = GaugeMetricFamily("modelhost_version_corrupt", "1 when the file lost its digest", labels=_VERSION)
         predictions = CounterMetricFamily("modelhost_version_predictions", "Requests given to it", labels=_VERSION)
         batches = CounterMetricFamily("modelhost_version_batches", "Runs of the model", labels=_VERSION)
+        runners = GaugeMetricFamily("modelhost_version_runners", "Runners that take requests", labels=_VERSION)
+        steps = CounterMetricFamily("modelhost_version_step_seconds", "Time of requests", labels=(*_VERSION, "step"))
         restarts = CounterMetricFamily("modelhost_runner_restarts", "Runners replaced", labels=(*_VERSION, "reason"))
         refused = CounterMetricFamily("modelhost_version_refused", "Requests not run", labels=(*_VERSION, "code"))
         for version in list(self._inventory.hosted.values()):
@@ -34,10 +36,19 @@ class VersionMetrics(Collector):
             ready.add_metric(labels, version.state == "READY")
             quarantined.add_metric(labels, version.state == "QUARANTINED")
             corrupt.add_metric(labels, version.error is not None and version.error.code == "MODEL_CORRUPT")
-            predictions.add_metric(labels, version.predictions)
-            batches.add_metric(labels, version.batches)
-            for reason, count in list(version.restarts.items()):
+            predictions.add_metric(labels, version.requests.given)
+            counts = version.counts
+            batches.add_metric(labels, counts.batches)
+            runners.add_metric(labels, version.runners)
+            for step, spent_ns in (
+                ("queue", version.requests.queued_ns),
+                ("decode", counts.decode_ns),
+                ("run", counts.run_ns),
+                ("encode", counts.encode_ns),
+            ):
+                steps.add_metric((*labels, step), spent_ns / 1e9)
+            for reason, count in list(version.statistics.restarts.items()):
                 restarts.add_metric((*labels, reason), count)
-            for code, count in list(version.refusals.items()):
+            for code, count in list(version.statistics.refusals.items()):
                 refused.add_metric((*labels, code), count)
-        return (memory, waiting, ready, quarantined, corrupt, predictions, batches, restarts, refused)
+        return (memory, waiting, ready, quarantined, corrupt, predictions, batches, runners, steps, restarts, refused)

@@ -1,6 +1,7 @@
-"""Finds out while a model warms up how many rows it runs best at once, and whether rows may be joined at all."""
+"""Finds out while a model warms up how it runs best: on how many threads, and how many rows at once, if at all."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.random import default_rng  # numpy imports it when first used, and a runner can import nothing by then
@@ -8,26 +9,76 @@ from numpy.random import default_rng  # numpy imports it when first used, and a 
 from mlbuffet.errors import MLBuffetError
 from modelhost.batching import best_limit
 from modelhost.runtimes.onnx import DTYPES, Feeds, OnnxModel, Terminated
+from modelhost.sizing import FAST_S, pays_off
+from modelhost.tasks import RunnerTask, Tuning
 
 _ROWS = 4
 _BUDGET_S = 0.05
-_REPEATS = 3
+_REPEATS = 5
+_LONG_S = 2.0  # a model that runs so long is not tried once more with other threads: loading must end
 _TOLERANCE = 1e-4
 
 
-def batch_limit(model: OnnxModel) -> int:
-    """The most rows to run at once; 1 where requests are not to be joined.
+def warm_up(data: bytes, task: RunnerTask) -> tuple[OnnxModel, Tuning, str]:
+    """Load a model and run it; returns how it is to be run, and why made-up inputs were refused, or nothing.
+
+    Raises:
+        InvalidModelError, ResourceLimitError: it does not load.
+    """
+    threads = task.threads or 1
+    model = OnnxModel(data, threads)
+    began = time.perf_counter()
+    warning = model.try_out()
+    if task.tuned:
+        return model, Tuning(threads, task.batch_rows, None), warning
+    run_s = None if warning else _run_s(model, time.perf_counter() - began)
+    if not task.threads and run_s is not None and FAST_S <= run_s < _LONG_S:
+        faster = _on_threads(data, task.most_threads, model, run_s)
+        if faster is not None:
+            (model, run_s), threads = faster, task.most_threads
+    return model, Tuning(threads, batch_limit(model, task.batch_rows), run_s), warning
+
+
+def _run_s(model: OnnxModel, first_s: float) -> float | None:
+    """How long a run on made-up inputs takes, in seconds, when the first one took `first_s`; None where it fails."""
+    if first_s > _LONG_S:
+        return first_s
+    try:
+        feeds, names = model.trial_feeds(), [spec.name for spec in model.signature.outputs]
+        return _least_s(lambda: model.run(feeds, names))
+    except MLBuffetError:
+        return None
+
+
+def _on_threads(data: bytes, threads: int, single: OnnxModel, one_s: float) -> tuple[OnnxModel, float] | None:
+    """The model on so many threads and how long it runs there, when that is worth the cores."""
+    try:
+        model = OnnxModel(data, threads)
+        run_s = None if model.try_out() else _run_s(model, 0)
+    except (MLBuffetError, MemoryError):
+        return None  # there is no room for two at once
+    if run_s is None:
+        return None
+    # Once more on one thread: the machine may have been busy with something else the first time.
+    one_s = min(one_s, _run_s(single, 0) or one_s)
+    return (model, run_s) if pays_off(one_s, run_s, threads) else None
+
+
+def batch_limit(model: OnnxModel, asked: int) -> int:
+    """The most rows to run at once, as asked for or else measured; 1 where requests are not to be joined.
 
     They may be when every input and output has a first axis of any length, and rows run together give what each gives
     alone: a model may sort, sum or normalise along that axis.
     """
     specs = (*model.signature.inputs, *model.signature.outputs)
-    if not model.signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in specs):
+    if asked == 1 or not model.signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in specs):
         return 1
     if any(spec.datatype == "BYTES" for spec in model.signature.inputs):
         return 1
     try:
-        return best_limit(lambda size: _time_of(model, size), _BUDGET_S) if _rows_are_independent(model) else 1
+        if not _rows_are_independent(model):
+            return 1
+        return asked or best_limit(lambda size: _time_of(model, size), _BUDGET_S)
     except (MLBuffetError, Terminated):
         return 1
 
@@ -65,14 +116,21 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _time_of(model: OnnxModel, rows: int) -> float:
-    """The least of a few runs, in seconds; only one of what takes long."""
+    """How long so many rows run, in seconds."""
     names = [spec.name for spec in model.signature.outputs]
     feeds = _feeds(model, rows)
+    return _least_s(lambda: model.run(feeds, names))
+
+
+def _least_s(run: Callable[[], object]) -> float:
+    """The least of a few runs, in seconds; fewer of what takes long."""
     best_s = float("inf")
+    ends_at = time.perf_counter() + _BUDGET_S
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        model.run(feeds, names)
-        best_s = min(best_s, time.perf_counter() - began)
-        if best_s > _BUDGET_S / 10:
+        run()
+        ended = time.perf_counter()
+        best_s = min(best_s, ended - began)
+        if ended > ends_at:
             break
     return best_s

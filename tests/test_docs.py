@@ -40,7 +40,18 @@ def folder(tmp_path: Path) -> Path:
 def started(folder: Path) -> Iterator[int]:
     """The platform as `make run` starts it; its port."""
     port = free_port()
-    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--port", str(port), "--samples", "models"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlbuffet.cli",
+        "up",
+        "--port",
+        str(port),
+        "--grpc-port",
+        str(free_port()),
+        "--samples",
+        "models",
+    ]
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -111,18 +122,22 @@ def test_generated_parts_are_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_metrics_page_has_every_metric_and_no_other(shared_platform: RunningPlatform) -> None:
-    started = next(
-        record for record in shared_platform.records("modelhost-1") if record["event"] == "modelhost started"
-    )
-    assert shared_platform.predict("iris.onnx", [2, 5, 1, 4]).status_code == 200
+def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform) -> None:
+    started = next(record for record in platform.records("modelhost-1") if record["event"] == "modelhost started")
+    requests.post(platform.path("iris.onnx"), json={"serving": {"cache": True}}, timeout=30).raise_for_status()
+
+    def is_known() -> bool:
+        answer = platform.predict("iris.onnx", [2, 5, 1, 4])
+        return answer.headers.get("X-Cache") == "HIT"
+
+    wait_until(is_known, 10, "an answer from the cache")
 
     def exposed(url: str) -> set[str]:
         return set(FAMILY.findall(requests.get(f"{url}/metrics", timeout=10).text))
 
     # A process moves what it counted to where all can read it once a second.
-    wait_until(lambda: "model_request_operations_total" in exposed(shared_platform.url), 5, "the prediction's count")
-    found = exposed(shared_platform.url) | exposed(f"http://127.0.0.1:{started['port']}")
+    wait_until(lambda: "prediction_cache_hits_total" in exposed(platform.url), 10, "the predictions' counts")
+    found = exposed(platform.url) | exposed(f"http://127.0.0.1:{started['port']}")
     shown = {name for name in readme.table_names(page("docs/metrics.md")) if name != "Name"}
     assert shown == found
 

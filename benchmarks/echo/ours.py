@@ -5,13 +5,13 @@ import asyncio
 import uvloop
 
 from benchmarks.echo.exchange import KEY, TIME_NS, Task, Window, run
-from mlbuffet.channel import Codec, FrameProtocol, Kind
+from mlbuffet.channel import Codec, FrameProtocol, Head, Kind
 from mlbuffet.endpoints import Address, connect, listen
 
 
 class _Echo(FrameProtocol):
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:  # noqa: ARG002
-        self.send(Kind.REPLY, 0, b"", frame_id, 0, body)
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: ARG002
+        self.send(Kind.REPLY, 0, 0, b"", head[5], 0, body)
 
 
 class _Driver(FrameProtocol):
@@ -27,9 +27,9 @@ class _Driver(FrameProtocol):
     def request(self) -> None:
         """Send one."""
         self._next_id += 1
-        self.send(Kind.PREDICT, Codec.BUFFET, KEY, self._next_id, TIME_NS, self._body)
+        self.send(Kind.PREDICT, Codec.BUFFET, 0, KEY, self._next_id, TIME_NS, self._body)
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:  # noqa: ARG002
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: ARG002
         """Count an answer."""
         if self._window.answered(len(body)):
             self.request()

@@ -20,8 +20,8 @@ _CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def json_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object of at most 1 MiB.
+def json_object(request: Request, *, default: bytes = b"") -> dict[str, Any]:
+    """The body as a JSON object of at most 1 MiB; `default` stands for an empty one.
 
     Raises:
         UnsupportedTypeError: it is compressed.
@@ -33,7 +33,7 @@ def json_object(request: Request) -> dict[str, Any]:
     if len(body) > _JSON_BYTES:
         msg = f"this body has at most {_JSON_BYTES} bytes"
         raise TooLargeError(msg)
-    data = parse_json(body)
+    data = parse_json(body or default)
     if not isinstance(data, dict):
         msg = f"the body is a JSON object; received {type(data).__name__}"
         raise UnprocessableError(msg)
@@ -129,8 +129,8 @@ def limit_of(request: Request, ceiling: int) -> int:
     Raises:
         BadRequestError: no number from 1 to the ceiling.
     """
-    text = request.args.get("limit", "")
-    if not text:
+    text = request.args.get("limit")
+    if text is None:
         return ceiling
     if text.isascii() and text.isdecimal() and len(text) < 8 and 1 <= int(text) <= ceiling:  # noqa: PLR2004
         return int(text)

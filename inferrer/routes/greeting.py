@@ -31,7 +31,7 @@ def greeting_routes(services: Services) -> Blueprint:
         curl http://127.0.0.1:8002/
         """
         status = {"code": 200, "name": "OK", "description": GREETING}
-        return answer({"http_status": status})
+        return answer({"http_status": status, "status": "alive"})
 
     @routes.get("/help")
     def show_help() -> Response:

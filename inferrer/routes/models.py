@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 from flask import Blueprint, Request, Response, request
 
 from inferrer.adoption import adopt_all
-from inferrer.controlplane import UploadOptions
 from inferrer.replica import Replica
 from inferrer.routes.fields import (
     announced_digest,
@@ -21,12 +20,14 @@ from inferrer.routes.fields import (
 )
 from inferrer.services import Services
 from inferrer.staging import StagedUpload
+from inferrer.states import state_on
 from inferrer.terms import check_encoding
+from inferrer.uploads import UploadOptions
 from mlbuffet.chassis.forms import is_multipart, read_chunks, read_form
 from mlbuffet.chassis.web import answer
 from mlbuffet.errors import BadRequestError, ModelCorruptError, UnprocessableError
 from mlbuffet.index import ModelEntry, model_file
-from mlbuffet.manifest import ImageSettings, Manifest, check_description
+from mlbuffet.manifest import ImageSettings, Manifest, ServingSettings, check_description
 from mlbuffet.names import ModelRef, parse_ref
 
 _PAGE = 10_000
@@ -131,7 +132,7 @@ def _changing(services: Services) -> Blueprint:
 
     @routes.post("/api/v1/models/<name>")
     def describe_model(name: str) -> Response:
-        """Change a model's description, image settings or pin.
+        """Change a model's description, image settings, serving settings or pin.
 
         curl -X POST http://127.0.0.1:8002/api/v1/models/iris.onnx -d '{"model_description": "Iris species"}'
         """
@@ -153,13 +154,21 @@ def _changing(services: Services) -> Blueprint:
 
     @routes.post("/api/v1/models/<name>/load")
     def load_model(name: str) -> Response:
-        """Load a model on every modelhost; lifts a quarantine.
+        """Load a model on every modelhost; lifts a quarantine, and that it was unloaded.
 
         curl -X POST http://127.0.0.1:8002/api/v1/models/iris.onnx/load
         """
         manifest = services.controlplane.load(parse_ref(name))
         hosts = _hosts(manifest, services.dataplane.replicas.all())
         return answer({"model": manifest.model, "version": manifest.version, "modelhosts": hosts})
+
+    @routes.post("/api/v1/models/<name>/unload")
+    def unload_model(name: str) -> Response:
+        """Take a model out of service and give its memory back, until it is loaded again.
+
+        curl -X POST http://127.0.0.1:8002/api/v1/models/mine.onnx/unload
+        """
+        return answer(_version(services.controlplane.unload(parse_ref(name))))
 
     @routes.delete("/api/v1/models/<name>")
     def delete_model(name: str) -> Response:
@@ -217,7 +226,7 @@ def _receive(request: Request, staged: StagedUpload) -> Mapping[str, str]:
 
 def _changes(data: Mapping[str, Any]) -> dict[str, object]:
     """What a POST wants changed, as fields of the manifest."""
-    known = {"model_description", "image", "pinned"}
+    known = {"model_description", "image", "pinned", "serving"}
     if not data or set(data) - known:
         msg = f"the fields are {', '.join(sorted(known))}; received {min(set(data) - known, default='none')[:80]!a}"
         raise UnprocessableError(msg)
@@ -226,6 +235,8 @@ def _changes(data: Mapping[str, Any]) -> dict[str, object]:
         changes["description"] = check_description(data["model_description"])
     if "image" in data:
         changes["image"] = ImageSettings.from_json(data["image"])
+    if "serving" in data:
+        changes["serving"] = ServingSettings.from_json(data["serving"])
     if "pinned" in data:
         if not isinstance(data["pinned"], bool):
             msg = f"'pinned' is true or false; received {type(data['pinned']).__name__}"
@@ -245,6 +256,8 @@ def _version(manifest: Manifest) -> dict[str, object]:
         "source": manifest.source,
         "description": manifest.description,
         "pinned": manifest.pinned,
+        "unloaded": manifest.unloaded,
+        "serving": asdict(manifest.serving),
         "notes": manifest.notes,
     }
 
@@ -274,10 +287,10 @@ def _details(entry: ModelEntry, manifest: Manifest, replicas: list[Replica]) -> 
 
 
 def _hosts(manifest: Manifest, replicas: list[Replica]) -> list[dict[str, object]]:
-    """A version's state on each modelhost, in the model repository's words."""
-    key = manifest.key.decode()
+    """A version's state on each modelhost, in the model repository's words, and how it is run there."""
     hosts: list[dict[str, object]] = []
     for replica in replicas:
-        state, code, reason = replica.versions.get(key, ["UNAVAILABLE", "", "not loaded"])
-        hosts.append({**replica.describe(), "state": state, "reason": reason, **({"code": code} if code else {})})
+        state, code, reason, run = state_on(replica, manifest)
+        said = {"state": state, "reason": reason, **({"code": code} if code else {})}
+        hosts.append({**replica.describe(), **said, **run})
     return hosts

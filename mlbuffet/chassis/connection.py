@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 from mlbuffet.chassis.ids import request_id_of
 from mlbuffet.chassis.reader import RequestReader, cut_short, too_slow
-from mlbuffet.chassis.request import Request
+from mlbuffet.chassis.receiver import BodyReceiver
+from mlbuffet.chassis.request import LARGE_BYTES, Request
 from mlbuffet.chassis.writer import NEVER, ResponseWriter, render_head
-from mlbuffet.chassis.wsgi import HIGH_WATER_BYTES, BodyStream, WsgiCall
+from mlbuffet.chassis.wsgi import HIGH_WATER_BYTES, start_call
 from mlbuffet.errors import BusyError, IncompleteBodyError, MLBuffetError, RequestTimeoutError
 
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         RequestReader.__init__(self, server.limits, server.hosts, server.loop.time)
         ResponseWriter.__init__(self, server.limits, server.loop)
         self.server = server
-        self._active: Request | None = None  # being answered
         self._waiting: deque[Request] = deque()
         self._paused_at = NEVER
         self._half_closed = False
         self._closed = False
+        self._piece = b""  # that is being read
+        self._between = True  # nothing has come since the last request was whole
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the server's connections, if there is room."""
@@ -48,8 +50,15 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         self.deaf = self._closed = True
         self._writable.set()
         self._cut_short()
+        # The parser leads back here, a circle: what is kept would be kept until the garbage collector comes round.
+        self.incoming = None
+        self._waiting.clear()
         active, self._active = self._active, None
-        if active is not None and active.on_gone is not None:
+        if active is None:
+            return
+        if active.in_lane:
+            self.server.lane.gone(active)
+        elif active.on_gone is not None:
             active.on_gone()
             active.on_gone = None
 
@@ -72,7 +81,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
 
     def _give_up(self, request: Request) -> None:
         """Take a client that has closed its half a while ago for gone, where an answer can be called off."""
-        if request is self._active and request.on_gone is not None:
+        if request is self._active and (request.in_lane or request.on_gone is not None):
             self.abort()
 
     def _cut_short(self) -> None:
@@ -98,7 +107,16 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         if self.deaf:
             self._pause()  # nor does it cost anything to drop
             return
+        if self._between and self._active is None and not self.server.draining:
+            known = self.server.heads.find(data)
+            if known is not None:
+                self._active = known
+                self.expires_at = NEVER
+                self.server.lane.handle(known, self)
+                return
         busy = self._active is not None and self._active.complete
+        self._piece = data if self._between else b""
+        self._between = False
         if not self.feed(data) and self.refusal is None:
             # No other protocol is spoken here: the request is answered as if it had not asked, the rest is dropped.
             self.deaf = True
@@ -111,6 +129,22 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
             self._reject(self.refusal)
         elif busy or self._waiting:
             self._pause()
+        incoming = self.incoming
+        if incoming is not None and incoming.room is not None and not self.deaf and self._transport is not None:
+            self._piece = b""
+            self._transport.set_protocol(BodyReceiver(self, incoming, incoming.room))
+
+    def room_filled(self, request: Request, size: int) -> bool:
+        """Take note of so many bytes of a body that were received straight into their room; tells whether to go on."""
+        busy = self._active is not None
+        if not self.deaf:
+            self.body_filled(request, size)
+        ended = self.deaf or request is not self.incoming
+        if ended and self._transport is not None:
+            self._transport.set_protocol(self)
+        if busy or self.deaf:
+            self._pause()
+        return not ended
 
     def head_complete(self, request: Request) -> None:
         """Decide who answers; a client that waits for leave gets it from the lane at once, from Flask when it reads."""
@@ -118,6 +152,8 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         if self.server.lane.wants(request):
             request.in_lane = self.server.lane_on
             request.body_limit = min(request.body_limit, self.limits.lane_body_bytes)
+            if request.in_lane and LARGE_BYTES < request.content_length <= request.body_limit:
+                request.room = self.server.lane.room(request)
         if not request.expects or request.content_length > request.body_limit:
             return
         if request.in_lane:
@@ -131,6 +167,8 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
             request.stream.feed(chunk)
             if request.stream.buffered > HIGH_WATER_BYTES:
                 self._pause()
+        elif request.room is not None:
+            request.room.view[request.received - len(chunk) : request.received] = chunk
         else:
             request.keep(chunk)
             if not request.in_lane and request.received > HIGH_WATER_BYTES and self._active is None:
@@ -142,6 +180,8 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
             request.stream.end()
             self._resume()  # or its leaving would not be seen
         elif self._active is None and self._writable.is_set():
+            if request.in_lane and self._piece and request.room is None:
+                self._between = self.server.heads.learn(request, self._piece)
             self._start(request)
         else:
             self._waiting.append(request)
@@ -154,23 +194,12 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         if request.in_lane:
             self.server.lane.handle(request, self)
             return
-
-        def on_wanted() -> None:
-            self._loop.call_soon_threadsafe(self._body_wanted, request)
-
-        request.stream = BodyStream(on_wanted)
-        for chunk in request.body:
-            request.stream.feed(bytes(chunk))
-        request.body.clear()
-        if request.complete:
-            request.stream.end()
-        pool = self.server.pool(request)
         try:
-            pool.submit(WsgiCall(self.server.app, request, self, pool))
+            start_call(request, self)
         except BusyError as error:
             self._answer_error(request, error)
 
-    def _body_wanted(self, request: Request) -> None:
+    def body_wanted(self, request: Request) -> None:
         """The application waits for more of the body."""
         if request is not self._active:
             return
@@ -183,30 +212,15 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
 
     def respond(self, request: Request, status: int, fields: bytes, body: bytes) -> None:
         """Send a whole answer and go on with the next request (event loop); `fields` are header lines with CRLF."""
-        self.write(request, self.head(request, status, fields, len(body)) + body)
-        self.finish(request)
-
-    def write(self, request: Request, data: bytes) -> None:
-        """Write a piece of an answer, unless the client has gone since (event loop)."""
         if request is self._active and self._transport is not None:
-            self._transport.write(data)
-
-    async def write_later(self, request: Request, data: bytes) -> None:
-        """Write a piece when the client has read enough of those before.
-
-        Raises:
-            ConnectionError: the client is gone.
-        """
-        await self._writable.wait()
-        if request is not self._active or self._transport is None:
-            raise ConnectionAbortedError
-        self._transport.write(data)
+            self._transport.write(self.head(request, status, fields, len(body)) + body)
+            self.finish(request)
 
     def head(self, request: Request, status: int, fields: bytes, length: int | None) -> bytes:
         """Status line and header lines; `length` None stands for a chunked body."""
         if not request.complete or self.server.draining or (self._half_closed and not self._waiting):
             request.keep_alive = False
-        return render_head(request, status, self.server.date(), fields, length)
+        return render_head(request, status, self.server.date, fields, length)
 
     def finish(self, request: Request) -> None:
         """The answer is written: close, or take the next request."""
@@ -216,8 +230,8 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         if not request.keep_alive:
             self._close(linger=not request.complete)
             return
-        self.expires_at = self._loop.time() + self.limits.keep_alive_s
-        if self._writable.is_set():
+        self.expires_at = self.server.now + self.limits.keep_alive_s
+        if (self._waiting or self.refusal is not None or self._paused_at != NEVER) and self._writable.is_set():
             self._next()
 
     def _next(self) -> None:
@@ -248,7 +262,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         """Answer the active request without a route."""
         request.keep_alive = False
         request.request_id = request.request_id or request_id_of(b"")
-        fields, body = self.server.lane.render_error(request.request_id, error)
+        fields, body = self.server.lane.render_error(request, error)
         head = self.head(request, error.status, fields, len(body))
         self.write(request, head if request.method == b"HEAD" else head + body)
         self.finish(request)
@@ -274,10 +288,6 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         """Close unless a request is being received or answered (drain)."""
         if self.idle:
             self._close(linger=False)
-
-    def answers(self, request: Request) -> bool:
-        """Tell whether somebody waits for the answer to a request."""
-        return request is self._active
 
     def _pause(self) -> None:
         if self._paused_at == NEVER and self._transport is not None and not self._half_closed:

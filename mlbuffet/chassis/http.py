@@ -7,10 +7,10 @@ request of a connection is handled at a time; pipelined ones wait in order.
 import asyncio
 import heapq
 import resource
-import time
 from email.utils import formatdate
 
 from mlbuffet.chassis.connection import HttpConnection
+from mlbuffet.chassis.heads import KnownHeads
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.request import Lane, Limits, Request
 from mlbuffet.chassis.wsgi import Pool, WSGIApplication
@@ -18,6 +18,7 @@ from mlbuffet.chassis.wsgi import Pool, WSGIApplication
 _OTHER_DESCRIPTORS = 64  # listeners, channels, logs, counters; besides, each thread may hold two files
 _LEAST_ROOM = 8
 _SHARE_CLOSED = 16
+_SWEEP_S = 0.25
 
 
 def room_for_connections(descriptors: int, threads: int) -> int:
@@ -44,11 +45,13 @@ class HttpServer:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.connections: set[HttpConnection] = set()
+        self.heads = KnownHeads()
         self.draining = False
         # Apart, so that clients who are slow to send hold no thread that those who have sent all could use.
         self._sending = Pool(max(limits.threads // 2, 1), limits.waiting, "sending")
         self._sent = Pool(max(limits.threads - limits.threads // 2, 1), limits.waiting, "wsgi")
-        self._date = (0, b"")
+        self.now = self.loop.time()  # as of the last sweep
+        self.date = formatdate(usegmt=True).encode()  # likewise
         self._sweeper = self.loop.create_task(self._sweep())
 
     def connection(self) -> "HttpConnection":
@@ -78,18 +81,12 @@ class HttpServer:
             connection.close_if_idle()
         return len(oldest)
 
-    def date(self) -> bytes:
-        """The Date header's value, made once a second."""
-        now = int(time.time())
-        if now != self._date[0]:
-            self._date = (now, formatdate(now, usegmt=True).encode())
-        return self._date[1]
-
     async def _sweep(self) -> None:
         """Close what has been silent too long."""
         while True:
-            await asyncio.sleep(0.5)
-            now = self.loop.time()
+            await asyncio.sleep(_SWEEP_S)
+            self.now = now = self.loop.time()
+            self.date = formatdate(usegmt=True).encode()
             for connection in list(self.connections):
                 if connection.expires_at < now:
                     connection.expire()

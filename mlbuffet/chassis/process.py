@@ -1,4 +1,4 @@
-"""What a process asks of the kernel for itself: to die with its parent, a name, how much memory it takes."""
+"""What a process asks of the kernel for itself: its cores, to die with its parent, a name, how much memory it takes."""
 
 import ctypes
 import gc
@@ -6,11 +6,25 @@ import io
 import os
 import resource
 import signal
+from pathlib import Path
 from typing import TextIO
 
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MOST_KEPT_BYTES = 1 << 25  # glibc's bound
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use: those it may run on, and no more than its container has time for."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return min(cores, max(int(quota) // int(period), 1)) if quota.isdecimal() else cores
 
 
 def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
@@ -34,6 +48,21 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
+
+
+def keep_freed(size_bytes: int) -> None:
+    """Have the C library keep freed memory, in pieces of up to so many bytes, for what is asked for next.
+
+    By default each piece that is large is made of fresh pages, and those cost more than most of what is done with them.
+    """
+    size_bytes = min(size_bytes, _MOST_KEPT_BYTES)
+    _libc.mallopt(_M_MMAP_THRESHOLD, size_bytes)
+    _libc.mallopt(_M_TRIM_THRESHOLD, 2 * size_bytes)
+
+
+def give_back() -> None:
+    """Give the kernel back what was freed and kept."""
+    _libc.malloc_trim(0)
 
 
 def open_memory() -> TextIO:

@@ -198,13 +198,24 @@ class RequestReader:
         request = self.incoming
         if request is None or self.refusal is not None:
             return
-        request.received += len(chunk)
-        self._body_ends_at += len(chunk) / self.limits.body_rate
-        self.extend()
+        self.count_body(request, len(chunk))
         if request.received > request.body_limit:
             self._refuse(TooLargeError(f"the body has at most {request.body_limit} bytes"))
         else:
             self.body_received(request, chunk)
+
+    def count_body(self, request: Request, size: int) -> None:
+        """Take note of so many bytes of a body."""
+        request.received += size
+        self._body_ends_at += size / self.limits.body_rate
+        self.extend()
+
+    def body_filled(self, request: Request, size: int) -> None:
+        """Take note of so many bytes of a body that did not pass through the parser; go on when it is whole."""
+        self.count_body(request, size)
+        if request.received == request.content_length:
+            self._parser = httptools.HttpRequestParser(self)
+            self.on_message_complete()
 
     def extend(self) -> None:
         """Wait for more of the body, while it comes fast enough on the whole."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlbuffet.errors import MLBuffetError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 PREDICT_BYTES = 1 << 26  # a prediction is held in memory whole; an upload never is
+LARGE_BYTES = 1 << 16  # a body above is received straight into memory that its reader shares, where there is such
 _PIECE_BYTES = 1 << 12
 
 
@@ -45,8 +46,19 @@ class Limits:
     waiting: int = 256
 
 
+class Room(Protocol):
+    """Memory that a body is received into; it is given back when nobody holds this object any more."""
+
+    @property
+    def view(self) -> memoryview:
+        """As many bytes as were announced."""
+
+
 class Request:
-    """One request as parsed; `body` is whole when a lane gets it and unused when Flask reads a stream."""
+    """One request as parsed; a lane gets it with the body whole, in `room` if there is one, else in `body`.
+
+    `body` is unused when Flask reads a stream.
+    """
 
     # Defaults of the class: on the hot path most of them are never set.
     method = b""
@@ -64,7 +76,10 @@ class Request:
     body_limit = 0
     request_id = ""
     stream: "BodyStream | None" = None
+    room: Any = None  # memory that a large body is received into: a Room
     on_gone: Callable[[], None] | None = None  # called on the event loop when the client left before its answer
+    ticket: Any = None  # what the lane made of the head
+    call: Any = None  # what the lane waits for
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
@@ -92,8 +107,14 @@ class Lane(Protocol):
     def wants(self, request: Request) -> bool:
         """Tell from method, path and headers whether the lane answers this request."""
 
+    def room(self, request: Request) -> Room | None:
+        """Memory for a large body that is to come; None: it is kept in pieces."""
+
     def handle(self, request: Request, connection: "HttpConnection") -> None:
         """Answer a request whose body is whole, now or later, with `connection.respond`."""
 
-    def render_error(self, request_id: str, error: MLBuffetError) -> tuple[bytes, bytes]:
+    def gone(self, request: Request) -> None:
+        """Take note that the client left before its answer."""
+
+    def render_error(self, request: Request, error: MLBuffetError) -> tuple[bytes, bytes]:
         """Header lines and body for a request that never reached a route."""

@@ -35,7 +35,7 @@ class RequestCounts:
         pending, self._pending = self._pending, Counts()
         for (route, method, status, model), count in pending.items():
             self._requests.labels(route, method, str(status), model).inc(count)
-            if model and route.endswith("/prediction"):
+            if model and route.endswith(("/prediction", "/infer", ":predict", "/ModelInfer")):
                 self._by_model.labels(model, str(status)).inc(count)
 
 

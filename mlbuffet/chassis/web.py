@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from mlbuffet.chassis.connection import HttpConnection
 from mlbuffet.chassis.logs import current_request
-from mlbuffet.chassis.request import Request, phrase_of
+from mlbuffet.chassis.request import Request, Room, phrase_of
 from mlbuffet.errors import (
     BadRequestError,
     ClientGoneError,
@@ -42,11 +42,17 @@ def answer(
     return Response(body, status, headers, content_type=JSON_TYPE)
 
 
-def error_answer(error: MLBuffetError, request_id: str) -> tuple[list[tuple[str, str]], bytes]:
-    """Headers and body of an error in V1's shape: the one mapping of errors to HTTP."""
+def error_answer(error: MLBuffetError, request_id: str, path: bytes) -> tuple[list[tuple[str, str]], bytes]:
+    """Headers and body of an error in the shape of the protocol that is spoken at `path`.
+
+    The one mapping of errors to HTTP.
+    """
     headers = [("Content-Type", JSON_TYPE)]
     if error.retry_after_s is not None:
         headers.append(("Retry-After", str(error.retry_after_s)))
+    if (path + b"/").startswith((b"/v1/", b"/v2/")):
+        headers.append(("X-Error-Code", error.code))
+        return headers, orjson.dumps({"error": error.message})
     details = {
         "code": error.code,
         "message": error.message,
@@ -90,7 +96,7 @@ def install_errors(app: Flask) -> None:
     def respond(error: MLBuffetError) -> Response:
         log_failure(error, request_id(), route())
         g.error_code = error.code
-        headers, body = error_answer(error, request_id())
+        headers, body = error_answer(error, request_id(), request.path.encode())
         return Response(body, error.status, headers)
 
     def gone(_: ClientGoneError) -> Response:
@@ -103,7 +109,7 @@ def install_errors(app: Flask) -> None:
 
     def from_flask(error: HTTPException) -> Response:
         response = respond(_translate(error))
-        if error.code == MethodNotAllowedError.status and request.url_rule is None:
+        if error.code == MethodNotAllowedError.status:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))  # type: ignore[attr-defined]
         return response
 
@@ -147,7 +153,7 @@ def health_routes(is_ready: Callable[[], bool], metrics: Callable[[], bytes]) ->
         """
         if not is_ready():
             # No record: a prober asks every second, and what keeps it from being ready has one of its own.
-            headers, body = error_answer(UnavailableError("not ready"), request_id())
+            headers, body = error_answer(UnavailableError("not ready"), request_id(), b"")
             return Response(body, UnavailableError.status, headers)
         return answer({"ready": True})
 
@@ -169,14 +175,22 @@ class NoLane:
         """Take nothing."""
         return False
 
+    def room(self, request: Request) -> Room | None:  # noqa: ARG002 - the lane's signature
+        """Have none."""
+        return None
+
     def handle(self, request: Request, connection: HttpConnection) -> None:
         """Never called: nothing is taken."""
         raise NotImplementedError
 
-    def render_error(self, request_id: str, error: MLBuffetError) -> tuple[bytes, bytes]:
+    def gone(self, request: Request) -> None:
+        """Never called either."""
+        raise NotImplementedError
+
+    def render_error(self, request: Request, error: MLBuffetError) -> tuple[bytes, bytes]:
         """An error for a request that reached no route."""
-        log_failure(error, request_id, "refused")
-        headers, body = error_answer(error, request_id)
+        log_failure(error, request.request_id, "refused")
+        headers, body = error_answer(error, request.request_id, request.path)
         return header_lines(headers), body
 
 

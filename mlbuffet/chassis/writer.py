@@ -8,6 +8,9 @@ from mlbuffet.chassis.request import Limits, Request, phrase_of
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {phrase_of(status.value)}\r\n".encode() for status in HTTPStatus
 }
+_OK = 200
+_OK_DATE = _STATUS_LINES[_OK] + b"Date: "
+_ID = b"X-Content-Type-Options: nosniff\r\nX-Request-Id: "
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS = frozenset({204, 304})
 NEVER = float("inf")
@@ -15,6 +18,9 @@ NEVER = float("inf")
 
 def render_head(request: Request, status: int, date: bytes, fields: bytes, length: int | None) -> bytes:
     """Status line and header lines; `fields` are lines with CRLF, `length` None stands for a chunked body."""
+    if status == _OK and length is not None and request.keep_alive and request.http_version == "1.1":  # nearly always
+        identity = request.request_id.encode()
+        return b"".join((_OK_DATE, date, b"\r\n", fields, _ID, identity, b"\r\nContent-Length: %d\r\n\r\n" % length))
     if length is None:
         framing = b"Transfer-Encoding: chunked\r\n"
     elif status in _BODILESS:
@@ -39,6 +45,7 @@ class ResponseWriter:
 
     def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.stalls_at = NEVER  # when to look whether the client reads
+        self._active: Request | None = None  # being answered
         self._loop = loop
         self._limits = limits
         self._transport: asyncio.Transport | None = None
@@ -51,6 +58,26 @@ class ResponseWriter:
         if self._transport is None:
             return ("", 0), 0
         return self._transport.get_extra_info("peername")[:2], self._transport.get_extra_info("sockname")[1]
+
+    def answers(self, request: Request) -> bool:
+        """Tell whether somebody waits for the answer to a request."""
+        return request is self._active
+
+    def write(self, request: Request, data: bytes) -> None:
+        """Write a piece of an answer, unless the client has gone since (event loop)."""
+        if request is self._active and self._transport is not None:
+            self._transport.write(data)
+
+    async def write_later(self, request: Request, data: bytes) -> None:
+        """Write a piece when the client has read enough of those before.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        await self._writable.wait()
+        if request is not self._active or self._transport is None:
+            raise ConnectionAbortedError
+        self._transport.write(data)
 
     def pause_writing(self) -> None:
         """Hold back writers: the client reads slower than they write."""

@@ -250,3 +250,24 @@ class WsgiCall:
             self._connection.abort()
         else:
             self._connection.finish(self._request)
+
+
+def start_call(request: "Request", connection: "HttpConnection") -> None:
+    """Have the application answer a request in a thread; what has come of its body is there to be read.
+
+    Raises:
+        BusyError: as many as may already run and wait.
+    """
+    server = connection.server
+
+    def on_wanted() -> None:
+        server.loop.call_soon_threadsafe(connection.body_wanted, request)
+
+    request.stream = stream = BodyStream(on_wanted)
+    for chunk in request.body:
+        stream.feed(bytes(chunk))
+    request.body.clear()
+    if request.complete:
+        stream.end()
+    pool = server.pool(request)
+    pool.submit(WsgiCall(server.app, request, connection, pool))

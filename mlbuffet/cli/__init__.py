@@ -1,22 +1,37 @@
 """`mlbuffet …`: the command line. This module is its entry and says how it ends."""
 
 import errno
+import importlib
 from typing import Any
 
 import click
 
 from mlbuffet.cli.failures import Failure
-from mlbuffet.cli.models import models
 from mlbuffet.cli.output import write_anything
-from mlbuffet.cli.predict import predict
-from mlbuffet.cli.up import up
 from mlbuffet.errors import ConnectionFailedError, MLBuffetError
 
 _REFUSED, _UNUSABLE, _UNREACHABLE = 1, 2, 3
 
 
+_COMMANDS = ["models", "predict", "up"]  # each in the module of its name
+
+
 class _Commands(click.Group):
-    """Commands whose foreseeable failures end in one line and an exit status, never in a traceback."""
+    """Commands whose foreseeable failures end in one line and an exit status, never in a traceback.
+
+    A command is imported when it is asked for: `up` keeps no HTTP client in the memory of a whole platform.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name them, as help shows them."""
+        return _COMMANDS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one; none where there is no such."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"mlbuffet.cli.{cmd_name}"), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command."""
@@ -52,8 +67,3 @@ def main() -> None:
       2  usage: an option, file or JSON text that cannot be used
       3  no server answers at the address
     """  # noqa: D301 - click's mark for lines that are kept
-
-
-main.add_command(up)
-main.add_command(models)
-main.add_command(predict)

@@ -6,8 +6,9 @@ from typing import IO, Any
 import click
 
 from mlbuffet.answers import Loaded, ModelDetails, Tensor, Version
-from mlbuffet.cli.output import progress_bar, size, write_json, write_line, write_table
+from mlbuffet.cli.output import size, write_json, write_line
 from mlbuffet.cli.server import Json, as_json, asks_server
+from mlbuffet.cli.tables import progress_bar, write_table
 from mlbuffet.client import Client
 
 _image = click.option(
@@ -94,7 +95,7 @@ def _tensor(spec: Tensor) -> tuple[str, str, str]:
 
 
 def _marks(version: Version, default: int) -> str:
-    marks = {"default": version["version"] == default, "pinned": version["pinned"]}
+    marks = {"default": version["version"] == default, "pinned": version["pinned"], "unloaded": version["unloaded"]}
     return " ".join(mark for mark, holds in marks.items() if holds)
 
 
@@ -194,6 +195,19 @@ def load(client: Client, name: str, *, as_json: bool) -> None:
         write_json(loaded)
     else:
         _write_hosts(loaded)
+
+
+@models.command()
+@click.argument("name")
+@as_json
+@asks_server
+def unload(client: Client, name: str, *, as_json: bool) -> None:
+    """Take a model out of service and give its memory back, until it is loaded again."""
+    version = client.unload(name)
+    if as_json:
+        write_json(version)
+    else:
+        write_line(f"{version['model']}: version {version['version']} is unloaded")
 
 
 @models.command("rm")

@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from mlbuffet.answers import Prediction
-from mlbuffet.cli.output import write_json, write_table
+from mlbuffet.cli.output import write_json
 from mlbuffet.cli.server import Json, as_json, asks_server
+from mlbuffet.cli.tables import write_table
 from mlbuffet.client import Client
 
 

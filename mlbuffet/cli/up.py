@@ -17,6 +17,13 @@ from mlbuffet.cli.output import write_line
     type=click.IntRange(1, 65535),
     help="Port of the inferrer on 127.0.0.1.",
 )
+@click.option(
+    "--grpc-port",
+    default=8001,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Its port for gRPC; 0 for none.",
+)
 @click.option("--modelhosts", default=2, show_default=True, type=click.IntRange(1, 64), help="How many modelhosts.")
 @click.option(
     "--repository",
@@ -31,15 +38,19 @@ from mlbuffet.cli.output import write_line
     help="Copy sample models into an empty repository.",
 )
 @click.option("--workers", default=0, type=click.IntRange(min=0), help="Inferrer processes; 0 for one per core.")
-def up(port: int, modelhosts: int, repository: Path, samples: Path | None, workers: int) -> None:
+def up(port: int, grpc_port: int, modelhosts: int, repository: Path, samples: Path | None, workers: int) -> None:
     """Run the whole platform on this machine, until Ctrl-C or SIGTERM."""
+    for number in filter(None, (port, grpc_port)):
+        _check_port(number)
     try:
-        from mlbuffet.local import Platform, run_platform  # noqa: PLC0415 - not there where only the cli is installed
+        from mlbuffet.local import Platform, import_services, run_platform  # noqa: PLC0415 - not always installed
+
+        mains = import_services()
     except ImportError as error:
         msg = f"the services are not installed ({error.name} is missing): pip install 'mlbuffet[local]'"
         raise click.UsageError(msg) from error
-    _check_port(port)
-    asyncio.run(run_platform(Platform(port, modelhosts, repository, samples, workers, say=write_line)))
+    platform = Platform(port, grpc_port, modelhosts, repository, samples, workers, say=write_line)
+    asyncio.run(run_platform(platform, mains))
 
 
 def _check_port(port: int) -> None:

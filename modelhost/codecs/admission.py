@@ -15,19 +15,19 @@ _CHARACTER_BYTES, _WIDE_CHARACTER_BYTES = 14, 18
 _STRUCTURE_BYTES = 40
 _STRIPPED_BYTES = 256  # for each string that is taken out
 _ALWAYS_BYTES = 1 << 16  # of text
+_NUMBERS = b"0123456789.+- \t\r\n"
 _MOST_BYTES = 1 << 30
 
 
-def check_memory(text: bytes, structure: bytes) -> None:
+def check_memory(text: bytes) -> None:
     """Refuse a JSON text whose objects could take more memory than this process may have.
-
-    `structure` is the text without its numbers and white space.
 
     Raises:
         ResourceLimitError: they could.
     """
     if len(text) <= _ALWAYS_BYTES:
         return
+    structure = text.translate(None, _NUMBERS)
     objects_bytes = _STRUCTURE_BYTES * len(structure)
     text_bytes = len(text) * (_CHARACTER_BYTES if text.isascii() else _WIDE_CHARACTER_BYTES)
     if _fits(objects_bytes, text_bytes):

@@ -4,7 +4,8 @@ NaN and infinities, which JSON does not have, are refused on the way in and writ
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from mlbuffet.errors import (
     InvalidJSONError,
     InvalidOutputError,
     MissingInputError,
+    MLBuffetError,
     ModelOutputError,
     UnknownInputError,
     UnprocessableError,
@@ -21,11 +23,13 @@ from mlbuffet.errors import (
 from mlbuffet.manifest import Signature, TensorSpec
 from mlbuffet.strict_json import count_strings, parse
 from modelhost.codecs.admission import check_memory
-from modelhost.codecs.tensors import Array, json_type, quoted, to_array
+from modelhost.codecs.cut import Plans, cut, is_sound
+from modelhost.codecs.numbers import LONG_BYTES, read_tensor
+from modelhost.codecs.request import Answer, Array, Decoded, Served
+from modelhost.codecs.tensors import fit_shape, json_type, quoted, to_array
 
 _PREFIX = b'{"http_status":{"code":200,"name":"OK","description":"Request fulfilled, document follows"},"values":'
-_DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-_NUMBERS = b"0123456789.+- \t\r\n"
+DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 class Wanted(NamedTuple):
@@ -35,7 +39,19 @@ class Wanted(NamedTuple):
     by_name: bool
 
 
-def decode(body: memoryview, signature: Signature) -> tuple[dict[str, Array], Wanted]:
+class _Plan(NamedTuple):
+    """What a request says around its arrays: which of them is for which input, in the model's order of inputs."""
+
+    served: Served
+    inputs: tuple[tuple[TensorSpec, int], ...]
+    wanted: Wanted
+    encode: Callable[[Sequence[Any]], Answer]
+
+
+_plans: Plans[_Plan] = Plans()
+
+
+def decode(body: memoryview, split: int, served: Served) -> Decoded:  # noqa: ARG001 - a codec's signature
     """Read a request.
 
     Raises:
@@ -46,19 +62,55 @@ def decode(body: memoryview, signature: Signature) -> tuple[dict[str, Array], Wa
             model takes or gives.
     """
     text = bytes(body)
-    structure = text.translate(None, _NUMBERS)
-    check_memory(text, structure)
+    # A short text is as quickly read whole.
+    rest, arrays = cut(text, b"[") if len(text) > LONG_BYTES else (text, [])
+    if arrays:
+        plan = _plans.find(rest, len(arrays), served) or _plan(rest, len(arrays), served)
+        if plan is not None:
+            try:
+                feeds = {spec.name: fit_shape(spec, read_tensor(spec, arrays[number])) for spec, number in plan.inputs}
+            except MLBuffetError:
+                pass  # whoever reads the whole says what is wrong first
+            else:
+                return Decoded(feeds, plan.wanted.names, plan.encode)
+    return _decode_whole(text, served)
+
+
+def _decode_whole(text: bytes, served: Served) -> Decoded:
+    """Read a request of any values, as `decode`."""
+    check_memory(text)
     data = parse(text)
     values = _values(data)
     strings = _strings_around(data, values)
     # Nearly every request has numbers only. The others are looked through, for numpy's sake: it makes numbers of
     # booleans among numbers without a word, and of strings an array as wide as the longest of them.
-    plain = structure.count(b'"') == 2 * strings and b"true" not in structure and b"false" not in structure
-    feeds = _feeds(values, signature.inputs, plain=plain)
-    wanted = wanted_outputs(data.get("outputs"), signature)
+    plain = text.count(b'"') == 2 * strings and b"true" not in text and b"false" not in text
+    feeds = feeds_of(values, served.signature.inputs, plain=plain)
+    wanted = wanted_outputs(data.get("outputs"), served.signature)
     if not plain:
-        _refuse_repeated(text, strings + sum(array.size for array in feeds.values() if array.dtype.kind == "O"))
-    return feeds, wanted
+        refuse_repeated(text, strings + sum(array.size for array in feeds.values() if array.dtype.kind == "O"))
+    return Decoded(feeds, wanted.names, partial(encode, wanted))
+
+
+def _plan(rest: bytes, arrays: int, served: Served) -> _Plan | None:
+    """What a request says around so many arrays; nothing where it is wrong, or they are not all of its values."""
+    if not is_sound(rest, arrays):
+        return None
+    try:
+        data = parse(rest)
+        values = _values(data)
+        inputs = _by_input(values, served.signature.inputs)
+        wanted = wanted_outputs(data.get("outputs"), served.signature)
+    except MLBuffetError:
+        return None  # whoever reads the whole says why
+    if len(inputs) != arrays or any(value != [] for _, value in inputs):
+        return None
+    if rest.count(b'"') != 2 * _strings_around(data, values):
+        return None
+    order = list(values) if type(values) is dict else [spec.name for spec, _ in inputs]
+    plan = _Plan(served, tuple((spec, order.index(spec.name)) for spec, _ in inputs), wanted, partial(encode, wanted))
+    _plans.keep(rest, arrays, plan)
+    return plan
 
 
 def _values(data: object) -> Any:  # noqa: ANN401 - JSON of any shape
@@ -85,20 +137,25 @@ def _strings_around(data: Mapping[str, Any], values: Any) -> int:  # noqa: ANN40
     return names + (len(outputs) if type(outputs) is list else type(outputs) is str)
 
 
-def _refuse_repeated(text: bytes, strings: int) -> None:
+def refuse_repeated(text: bytes, strings: int) -> None:
     """Refuse a text of more strings than were parsed: of a name that stands twice the parser keeps the last."""
     if count_strings(text) != strings:
         msg = "in one object each name stands once; received one that stands there again"
         raise InvalidJSONError(msg)
 
 
-def _feeds(values: Any, inputs: Sequence[TensorSpec], *, plain: bool) -> dict[str, Array]:  # noqa: ANN401 - JSON of any shape
-    """Each input's array, whether the values are one list or named ones."""
+def feeds_of(values: Any, inputs: Sequence[TensorSpec], *, plain: bool) -> dict[str, Array]:  # noqa: ANN401 - any JSON
+    """Each input's array; `plain` where it is known that there are numbers only."""
+    return {spec.name: fit_shape(spec, to_array(spec, value, plain=plain)) for spec, value in _by_input(values, inputs)}
+
+
+def _by_input(values: Any, inputs: Sequence[TensorSpec]) -> list[tuple[TensorSpec, Any]]:  # noqa: ANN401 - any JSON
+    """Each input's values, whether they are one list or named ones."""
     if type(values) is list:
         if len(inputs) != 1:
             msg = f"the model has {len(inputs)} inputs: give 'values' as an object with {quoted(_names_of(inputs))}"
             raise MissingInputError(msg)
-        return {inputs[0].name: to_array(inputs[0], values, plain=plain)}
+        return [(inputs[0], values)]
     known = _names_of(inputs)
     if values.keys() - known:
         msg = f"the inputs are {quoted(known)}; received {quoted(values.keys() - known)}"
@@ -106,7 +163,7 @@ def _feeds(values: Any, inputs: Sequence[TensorSpec], *, plain: bool) -> dict[st
     if known - values.keys():
         msg = f"no values for the inputs {quoted(known - values.keys())}"
         raise MissingInputError(msg)
-    return {spec.name: to_array(spec, values[spec.name], plain=plain) for spec in inputs}
+    return [(spec, values[spec.name]) for spec in inputs]
 
 
 def _names_of(specs: Sequence[TensorSpec]) -> set[str]:
@@ -135,30 +192,30 @@ def wanted_outputs(asked: object, signature: Signature) -> Wanted:
     return Wanted(tuple(asked), by_name=True)
 
 
-def encode(outputs: Sequence[Any], wanted: Wanted, extra: Mapping[str, object] | None = None) -> bytes:
-    """The answer's whole body; `outputs` in the order of `wanted.names`.
+def encode(wanted: Wanted, outputs: Sequence[Any], extra: Mapping[str, object] | None = None) -> Answer:
+    """The whole answer; `outputs` in the order of `wanted.names`.
 
     Raises:
         ModelOutputError: an output has no form in JSON.
     """
     first = outputs[0] if outputs else []
-    body = _PREFIX + _dump(first)
+    body = _PREFIX + dump(first)
     if wanted.by_name:
-        named = (orjson.dumps(name) + b":" + _dump(value) for name, value in zip(wanted.names, outputs, strict=True))
+        named = (orjson.dumps(name) + b":" + dump(value) for name, value in zip(wanted.names, outputs, strict=True))
         body += b',"outputs":{' + b",".join(named) + b"}"
     for name, value in (extra or {}).items():
         body += b"," + orjson.dumps(name) + b":" + orjson.dumps(value)
-    return body + b"}"
+    return Answer((body + b"}",))
 
 
-def _dump(value: Any) -> bytes:  # noqa: ANN401 - whatever a model gives
+def dump(value: Any) -> bytes:  # noqa: ANN401 - whatever a model gives
     """One output as JSON: an array, or the sequences and maps that some classifiers give."""
     try:
         if isinstance(value, np.ndarray):
             if value.dtype.kind in "OSU" or not value.ndim:
                 return orjson.dumps(value.tolist())
-            return orjson.dumps(np.ascontiguousarray(value), option=_DUMP)
-        return orjson.dumps(value, option=_DUMP)
+            return orjson.dumps(np.ascontiguousarray(value), option=DUMP)
+        return orjson.dumps(value, option=DUMP)
     except TypeError as error:
         msg = f"an output of the model cannot be written as JSON: {error}"
         raise ModelOutputError(msg) from None

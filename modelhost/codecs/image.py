@@ -6,17 +6,18 @@ EXIF orientation is applied, colours follow the model's channels, size its stati
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import orjson
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from mlbuffet.channel import unpack_options
 from mlbuffet.errors import BadRequestError, InvalidImageError, InvalidValueError, TooLargeError, UnsupportedTypeError
 from mlbuffet.manifest import ImageSettings, Signature, TensorSpec
-from modelhost.codecs.buffet import Wanted, wanted_outputs
-from modelhost.codecs.tensors import Array
+from modelhost.codecs.buffet import Wanted, encode, wanted_outputs
+from modelhost.codecs.request import Answer, Array, Decoded, Served
 from modelhost.runtimes.onnx import DTYPES
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -27,16 +28,16 @@ _RANK = 4
 _CLASSES_RANK = 2
 
 
-def decode(body: memoryview, signature: Signature) -> tuple[dict[str, Array], Wanted, tuple[str, ...]]:
-    """Read an image request; returns feeds, outputs and labels.
+def decode(body: memoryview, split: int, served: Served) -> Decoded:
+    """Read an image request: options as JSON, then the image file.
 
     Raises:
         BadRequestError: the model takes no image.
         UnsupportedTypeError, InvalidImageError, TooLargeError: this is no image that is taken.
     """
-    options, data = unpack_options(body)
+    options, data = orjson.loads(body[:split]), body[split:]
     settings = ImageSettings.from_json(options["image"])
-    spec, channels_first = _image_input(signature)
+    spec, channels_first = _image_input(served.signature)
     channels = spec.shape[1 if channels_first else 3]
     picture = _open(data).convert(_MODES[channels or 3])
     height, width = spec.shape[2:4] if channels_first else spec.shape[1:3]
@@ -49,8 +50,13 @@ def decode(body: memoryview, signature: Signature) -> tuple[dict[str, Array], Wa
     except FloatingPointError:
         msg = f"the model's image settings take pixels beyond the range of {spec.datatype}"
         raise InvalidValueError(msg) from None
-    feeds = {spec.name: array[np.newaxis]}
-    return feeds, wanted_outputs(options.get("outputs"), signature), settings.labels
+    wanted = wanted_outputs(options.get("outputs"), served.signature)
+    return Decoded({spec.name: array[np.newaxis]}, wanted.names, partial(_encode, wanted, settings.labels))
+
+
+def _encode(wanted: Wanted, labels: Sequence[str], outputs: Sequence[Any]) -> Answer:
+    """The answer, with the names of the classes where there are any."""
+    return encode(wanted, outputs, labels_of(outputs[0], labels))
 
 
 def _image_input(signature: Signature) -> tuple[TensorSpec, bool]:

@@ -12,9 +12,8 @@ import numpy as np
 
 from mlbuffet.errors import InvalidDatatypeError, InvalidShapeError
 from mlbuffet.manifest import TensorSpec
+from modelhost.codecs.request import Array
 from modelhost.runtimes.onnx import DTYPES
-
-Array = np.ndarray[Any, Any]
 
 _WORDS = {"BOOL": "true or false", "BYTES": "strings"}
 _BOOLEAN_TYPES, _NUMBER_TYPES = frozenset({bool}), frozenset({int, float})
@@ -24,42 +23,43 @@ _SHOWN, _SHOWN_CHARACTERS = 5, 80
 
 
 def to_array(spec: TensorSpec, value: Any, *, plain: bool) -> Array:  # noqa: ANN401 - JSON of any shape
-    """A nested list as the input's array; one observation becomes a batch of one.
+    """A nested list of the input's type as an array; `plain` where it is known to hold numbers only.
 
     Raises:
-        InvalidShapeError, InvalidDatatypeError: not what the input takes.
+        InvalidShapeError, InvalidDatatypeError: ragged, or not of that type.
     """
     if spec.datatype == "BYTES":
-        return fit_shape(spec, _strings(spec, value))
-    allowed = _BOOLEAN_TYPES if spec.datatype == "BOOL" else _NUMBER_TYPES
-    if not plain and (other := _other_leaf(value, allowed)):
-        raise _datatype_error(spec, other)
+        return _strings(spec, value)
+    if not plain and type(value) is not np.ndarray:
+        allowed = _BOOLEAN_TYPES if spec.datatype == "BOOL" else _NUMBER_TYPES
+        if other := _other_leaf(value, allowed):
+            raise _datatype_error(spec, other)
     try:
         array = np.asarray(value)
     except ValueError:
         raise _ragged(spec) from None
-    return fit_shape(spec, _convert(spec, array, value))
+    return _convert(spec, array, value)
 
 
 def fit_shape(spec: TensorSpec, array: Array) -> Array:
-    """The array with the input's rank.
+    """The array with the input's rank; one observation becomes a batch of one.
 
     Raises:
         InvalidShapeError: its shape is not the input's.
     """
     shape = spec.shape
-    if shape and array.shape == shape[1:] and shape[0] in {None, 1}:
-        return array[np.newaxis]
-    fitted = array[np.newaxis] if array.ndim == len(shape) - 1 and array.ndim < _MOST_RANK else array
+    fitted = array
+    if array.ndim == len(shape) - 1 and array.ndim < _MOST_RANK:
+        fitted = array[np.newaxis]
     if fitted.ndim == len(shape):
         for received, expected in zip(fitted.shape, shape, strict=True):
             if expected is not None and received != expected:
                 break
         else:
             return fitted
-    msg = f"the values for {quoted([spec.name])} have the shape {list(array.shape)}; expected {_shape(shape)}"
+    msg = f"the values for {quoted([spec.name])} have the shape {list(array.shape)}; expected {axes(shape)}"
     if shape:
-        msg += f" or, for one observation, {_shape(shape[1:])}"
+        msg += f" or, for one observation, {axes(shape[1:])}"
     raise InvalidShapeError(msg)
 
 
@@ -130,7 +130,7 @@ def _datatype_error(spec: TensorSpec, received: str) -> InvalidDatatypeError:
 
 def _ragged(spec: TensorSpec) -> InvalidShapeError:
     return InvalidShapeError(
-        f"the values for {quoted([spec.name])} are not a rectangular array; expected {_shape(spec.shape)}"
+        f"the values for {quoted([spec.name])} are not a rectangular array; expected {axes(spec.shape)}"
     )
 
 
@@ -144,7 +144,8 @@ def json_type(value: object) -> str:
     return words.get(type(value), "a number")
 
 
-def _shape(shape: Sequence[int | None]) -> str:
+def axes(shape: Sequence[int | None]) -> str:
+    """An input's shape in words."""
     return "[" + ", ".join("any" if axis is None else str(axis) for axis in shape) + "]"
 
 

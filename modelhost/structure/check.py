@@ -15,8 +15,8 @@ from modelhost.structure.calls import Body, FunctionKey, check_calls
 from modelhost.structure.wire import Message, Span, read_message, read_numbers
 
 
-def check_structure(data: bytes) -> None:
-    """Refuse what no model may be.
+def check_structure(data: bytes) -> bool:
+    """Refuse what no model may be; tells whether the model gives the same each time it is given the same.
 
     Raises:
         InvalidModelError: not an ONNX model, or a tensor's data is not what its dimensions say.
@@ -24,7 +24,9 @@ def check_structure(data: bytes) -> None:
         ModelUnsafeError: it has operators from elsewhere.
         ModelTooComplexError: it is beyond a limit.
     """
-    _Walk(data).model()
+    walk = _Walk(data)
+    walk.model()
+    return walk.deterministic
 
 
 class _Walk:
@@ -33,6 +35,7 @@ class _Walk:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._domains = schema.DOMAINS
+        self.deterministic = True
         self._text_bytes = 0
         self._nodes = self._nodes_before = 0
         self._calls: Counter[FunctionKey] = Counter()
@@ -125,6 +128,7 @@ class _Walk:
         key = self._key(node, "op_type")
         _allow(key.domain, self._domains)
         self._calls[key] += 1
+        self.deterministic &= not _is_random(key.name, node.all("input"))
         for attribute in node.all("attribute"):
             self._attribute(attribute, level)
 
@@ -181,6 +185,12 @@ def _fits(tensor: Message, elements: int) -> bool:
     stored = sum(span.size for span in tensor.all(*schema.NUMBERS))
     stored += sum(len(tensor.numbers.get(name, ())) for name in schema.NUMBERS)
     return elements * min(bits, 8) <= stored * 8
+
+
+def _is_random(operator: str, inputs: Sequence[Span]) -> bool:
+    """Tell whether a node's output may differ from run to run; an input of no length is none."""
+    training = inputs[schema.TRAINING_INPUT.get(operator, len(inputs)) :][:1]
+    return operator in schema.RANDOM or any(span.size for span in training)
 
 
 def _allow(domain: str, allowed: frozenset[str]) -> None:

@@ -117,6 +117,13 @@ BITS: Mapping[int, int] = {
     15: 128,
 }
 
+# Operators whose output is not the same each time, a seed or not: the runtime goes on from one run to the next.
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Sampling"}
+)
+# These are where this input is given and not false: training.
+TRAINING_INPUT: Mapping[str, int] = {"Dropout": 2, "BitmaskDropout": 2, "BiasDropout": 4, "BitmaskBiasDropout": 4}
+
 # "" is ai.onnx. These are the domains of which the runtime has operators that a file may use.
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 # These a file may name as long as it uses none of their operators: onnxruntime names all of its own in what it saves.

@@ -17,6 +17,7 @@ import requests
 from mlbuffet.generation import raise_generation
 from mlbuffet.index import generation_file, read_versions
 from mlbuffet.manifest import Manifest
+from tests.harness.faults import kill, name_of
 from tests.harness.invariants import hosted, modelhost_url, unharmed
 from tests.harness.load import Load
 from tests.harness.onnx_models import constant, slow
@@ -181,8 +182,8 @@ def test_an_operator_lifts_a_quarantine(zoo: RunningPlatform) -> None:
     def hunt() -> None:
         while not stop.is_set():
             for pid in zoo.children("modelhost-1"):
-                if _name_of(pid) == "runner hunted":
-                    os.kill(pid, signal.SIGKILL)
+                if name_of(pid) == "runner hunted":
+                    kill(pid)
             time.sleep(0.0005)
 
     hunter = threading.Thread(target=hunt)
@@ -197,13 +198,6 @@ def test_an_operator_lifts_a_quarantine(zoo: RunningPlatform) -> None:
         lifted = requests.post(f"{zoo.path('hunted')}/load", timeout=60)
         assert (lifted.status_code, lifted.json()["modelhosts"][0]["state"]) == (200, "READY")
         assert zoo.predict("hunted", [[1]]).json()["values"] == [[1.0]]
-
-
-def _name_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _quarantined(zoo: RunningPlatform, name: str, version: int) -> bool:

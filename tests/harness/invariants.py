@@ -215,11 +215,14 @@ def excess(before: dict[int, Usage], now: dict[int, Usage], rss_bytes: int = RSS
 
 
 def _has_unloaded(platform: RunningPlatform) -> bool:
-    """Tell whether no more runners are left than there are versions on modelhosts."""
-    hosts = sum(name.startswith("modelhost") for name in platform.processes)
-    runners = sum(item.role == "modelhost runner" for item in usage(platform).values())
+    """Tell whether modelhosts hold no version that is no more, and have no runner beyond those that they name."""
     listed = requests.get(f"{platform.url}/api/v1/models/information", timeout=10).json()["model_list"]
-    return runners <= hosts * sum(len(model["versions"]) for model in listed)
+    versions = {(model["model"], number) for model in listed for number in model["versions"]}
+    alive = [name for name, process in platform.processes.items() if process.poll() is None and "modelhost" in name]
+    held = [version for name in alive for version in hosted(platform, name)]
+    runners = sum(item.role == "modelhost runner" for item in usage(platform).values())
+    known = all((version["model"], version["version"]) in versions for version in held)
+    return known and runners <= sum(len(version["pids"]) for version in held)
 
 
 @contextmanager

@@ -39,8 +39,10 @@ def constant(number: float, *, padding_bytes: int = 0) -> bytes:
     return _bytes(helper.make_graph(nodes, "constant", [_value("x", ["N", 1])], [_value("y", ["N", 1])], initializers))
 
 
-def slow() -> bytes:
+def slow(steps: int | None = None) -> bytes:
     """[1] -> [1]: counts to the given number in a Loop of small kernels, so that a run takes as long as it is told.
+
+    With `steps` it always counts so far, whatever it is given.
 
     About 1 million steps take a second or two; the runtime can stop it between two steps.
     """
@@ -58,12 +60,13 @@ def slow() -> bytes:
         [_value("condition_out", [], TensorProto.BOOL), _value("sum_out", [1])],
         [numpy_helper.from_array(np.ones(1, np.float32), "one")],
     )
-    nodes = [
-        helper.make_node("Cast", ["x"], ["count"], to=TensorProto.INT64),
-        helper.make_node("Squeeze", ["count"], ["trips"]),
-        helper.make_node("Loop", ["trips", "", "start"], ["y"], body=body),
-    ]
+    nodes = [helper.make_node("Loop", ["trips", "", "start"], ["y"], body=body)]
     initializers = [numpy_helper.from_array(np.zeros(1, np.float32), "start")]
+    if steps is None:
+        cast = helper.make_node("Cast", ["x"], ["count"], to=TensorProto.INT64)
+        nodes = [cast, helper.make_node("Squeeze", ["count"], ["trips"]), *nodes]
+    else:
+        initializers.append(numpy_helper.from_array(np.array(steps, np.int64), "trips"))
     return _bytes(helper.make_graph(nodes, "slow", [_value("x", [1])], [_value("y", [1])], initializers))
 
 
@@ -88,3 +91,9 @@ def image_mean(channels: int = 3, size: int = 8, *, channels_first: bool = True)
     axes = [2, 3] if channels_first else [1, 2]
     node = helper.make_node("ReduceMean", ["image"], ["mean"], axes=axes, keepdims=0)
     return _bytes(helper.make_graph([node], "image_mean", [_value("image", shape)], [_value("mean", ["N", channels])]))
+
+
+def column_means() -> bytes:
+    """[N, 2] -> [2]: what it gives is not one value for each row."""
+    node = helper.make_node("ReduceMean", ["x"], ["y"], axes=[0], keepdims=0)
+    return _bytes(helper.make_graph([node], "column_means", [_value("x", ["N", 2])], [_value("y", [2])]))

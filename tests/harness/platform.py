@@ -65,7 +65,9 @@ class RunningPlatform:
         self.folder = Path(tempfile.mkdtemp(prefix="mlbuffet-test-"))
         sockets = self.folder / "sockets"
         sockets.mkdir()
-        self.settings = child_settings(Platform(self.port, modelhosts, repository, workers=workers), sockets)
+        self.grpc_port = free_port()
+        platform = Platform(self.port, self.grpc_port, modelhosts, repository, workers=workers)
+        self.settings = child_settings(platform, sockets)
         self.environment = dict(environment or {})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._prefix = prefix

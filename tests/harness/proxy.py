@@ -27,6 +27,7 @@ class Frame(NamedTuple):
     upward: bool
     kind: int
     codec: int
+    split: int
     key: bytes
     number: int
     time_ns: int
@@ -34,7 +35,7 @@ class Frame(NamedTuple):
 
     def encoded(self) -> bytes:
         """It as bytes."""
-        head = encode_frame(self.kind, self.codec, self.key, self.number, self.time_ns, len(self.body))
+        head = encode_frame(self.kind, self.codec, self.split, self.key, self.number, self.time_ns, len(self.body))
         return head + self.body
 
 
@@ -223,12 +224,12 @@ def _frames(data: bytes, *, upward: bool) -> tuple[list[Frame], bytes]:
     """The whole frames in `data`, and what is left."""
     found, offset = [], 0
     while len(data) - offset >= HEADER.size:
-        length, kind, codec, key_size, number, time_ns = HEADER.unpack_from(data, offset)
+        length, kind, codec, key_size, split, number, time_ns = HEADER.unpack_from(data, offset)
         start, end = offset + HEADER.size, offset + 4 + length
         if end > len(data):
             break
         key, body = data[start : start + key_size], data[start + key_size : end]
-        found.append(Frame(upward, kind, codec, key, number, time_ns, body))
+        found.append(Frame(upward, kind, codec, split, key, number, time_ns, body))
         offset = end
     return found, data[offset:]
 

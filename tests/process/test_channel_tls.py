@@ -71,7 +71,11 @@ def first_frame(sock: socket.socket) -> int | None:
     """The kind of the frame that a modelhost greets an inferrer with; None when it hangs up instead."""
     sock.settimeout(5)
     try:
-        head = sock.recv(HEADER.size, socket.MSG_WAITALL) if not isinstance(sock, ssl.SSLSocket) else sock.recv(24)
+        head = (
+            sock.recv(HEADER.size, socket.MSG_WAITALL)
+            if not isinstance(sock, ssl.SSLSocket)
+            else sock.recv(HEADER.size)
+        )
     except (ConnectionError, ssl.SSLError):
         return None
     return int(HEADER.unpack(head)[1]) if len(head) == HEADER.size else None
@@ -120,7 +124,7 @@ def test_a_client_that_is_not_ours_is_told_nothing(
 
 def test_a_client_without_tls_is_told_nothing(secured: RunningPlatform) -> None:
     with socket.create_connection(("127.0.0.1", port_of(secured)), 5) as sock:
-        sock.sendall(HEADER.pack(20, Kind.CALL, 0, 0, 1, 10**9))
+        sock.sendall(HEADER.pack(HEADER.size - 4, Kind.CALL, 0, 0, 0, 1, 10**9))
         assert first_frame(sock) is None
 
 
@@ -188,7 +192,7 @@ with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout(5)
     sock.connect(sys.argv[1])
     try:
-        print(len(sock.recv(24)))
+        print(len(sock.recv(int(sys.argv[3]))))
     except ConnectionError:
         print(0)
 """
@@ -204,7 +208,7 @@ def test_a_unix_socket_is_deaf_to_other_users(uid: int, received: int, tmp_path:
         for folder in (platform.folder, path.parent):
             folder.chmod(0o755)
         path.chmod(0o666)
-        command = [sys.executable, "-c", _CONNECT, str(path), str(uid)]
+        command = [sys.executable, "-c", _CONNECT, str(path), str(uid), str(HEADER.size)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert done.stdout.strip() == str(received), done.stderr
         assert platform.predict("iris.onnx", [2, 5, 1, 4]).status_code == 200

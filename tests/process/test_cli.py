@@ -1,15 +1,13 @@
-"""The command line as a user or a script runs it: every command, its JSON, its exit status, and `mlbuffet up`."""
+"""The command line as a user or a script runs it: every command, its JSON, its exit status."""
 
 import hashlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import pytest
 
 from mlbuffet import Client
 from tests.harness import onnx_models
-from tests.harness.platform import ROOT, SAMPLES, RunningPlatform, _descendants, free_port, wait_until
+from tests.harness.platform import ROOT, SAMPLES, RunningPlatform, free_port
 
 IRIS = [[5.1, 3.5, 1.4, 0.2], [6.2, 3.4, 5.4, 2.3]]
 SCRIPT = Path(sys.executable).with_name("mlbuffet")
@@ -123,6 +121,10 @@ def test_model_lives_its_life(cli: Cli, name: str) -> None:
     assert cli("predict", name, "--values", "[[0]]", "--json").json["values"] == [[1]]
     assert "version 2 is the default" in cli("models", "rollback", name, "--to", 2).out
     assert re.search(r"modelhost-1 +READY", cli("models", "load", f"{name}:1").out)
+    assert cli("models", "unload", name).out == f"{name}: version 2 is unloaded\n"
+    assert "unloaded" in cli("predict", name, "--values", "[[0]]").err
+    assert re.search(r"2 +default unloaded", cli("models", "show", name).out)
+    assert cli("models", "unload", name, "--json").json["unloaded"] is True
     assert cli("models", "load", name, "--json").json["version"] == 2
     described = cli("models", "describe", f"{name}:1", "--pin", "--image", '{"scale": 0.5}', "--json").json
     assert (described["version"], described["pinned"]) == (1, True)
@@ -324,125 +326,6 @@ def test_key_is_sent_and_tampering_noticed(cli: Cli) -> None:
     assert process.returncode == 1
     assert said.startswith(b"DIGEST_MISMATCH: ")
     assert [item.name for item in cli.folder.iterdir()] == ["key"]
-
-
-# mlbuffet up ---------------------------------------------------------------------------------------------------------
-
-
-class Up:
-    """A running `mlbuffet up` in a session of its own."""
-
-    def __init__(self, folder: Path, *words: object) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = folder / "log"
-        command = [
-            sys.executable,
-            "-m",
-            "mlbuffet.cli",
-            "up",
-            "--port",
-            self.port,
-            "--repository",
-            "repository",
-            *words,
-        ]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [str(word) for word in command],
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        """What it said so far."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def wait_ready(self) -> None:
-        """Wait until it says so."""
-        wait_until(lambda: f"ready at {self.url}" in self.log, 30, f"mlbuffet up being ready\n{self.log}")
-
-    def family(self) -> set[int]:
-        """It and every process below it."""
-        return {self.process.pid, *_descendants(self.process.pid)}
-
-    def children(self, module: str) -> set[int]:
-        """The process ids of the direct children that run a module."""
-        pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii").split()
-        return {int(pid) for pid in pids if _runs(pid, module)}
-
-
-def _runs(pid: str, module: str) -> bool:
-    try:
-        return f"-m\0{module}\0" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-@contextmanager
-def running_up(folder: Path, *words: object) -> Iterator[Up]:
-    """The platform by `mlbuffet up` with sample models; nothing of it is left at the end."""
-    up = Up(folder, "--samples", SAMPLES, *words)
-    family: set[int] = set()
-    try:
-        up.wait_ready()
-        yield up
-        family = up.family()
-    finally:
-        family = family or up.family()
-        up.process.kill()
-        up.process.wait()
-        wait_until(lambda: not _alive(family), 20, "every process having ended")
-
-
-def _alive(pids: set[int]) -> set[int]:
-    """Those that still run: a zombie that nobody reaps has ended."""
-    return {pid for pid in pids if _state(pid) not in {"", "Z", "X"}}
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_up_serves_restarts_and_stops(tmp_path: Path, number: signal.Signals) -> None:
-    with running_up(tmp_path, "--modelhosts", 2, "--workers", 1) as up, Client(up.url) as client:
-        assert client.predict("iris.onnx", IRIS)["values"] == [0, 2]
-        before = up.children("modelhost")
-        os.kill(min(before), signal.SIGKILL)
-        wait_until(lambda: len(up.children("modelhost") - {min(before)}) == 2, 30, f"a new modelhost\n{up.log}")
-        wait_until(lambda: _ready_hosts(client) == 2, 30, f"both being ready\n{up.log}")
-        assert client.predict("iris.onnx", IRIS)["values"] == [0, 2]
-        family = up.family()
-        assert len(family) > 10
-        up.process.send_signal(number)
-        assert up.process.wait(10) == 0
-        wait_until(lambda: not _alive(family), 1, "every process having ended")
-    assert re.search(r"^modelhost-\d ended with status -9; starting it again$", up.log, re.MULTILINE)
-    assert re.search(
-        r"^[\d:.]{12} modelhost-1  INFO    version loaded  model=iris\.onnx version=1", up.log, re.MULTILINE
-    )
-    assert "Traceback" not in up.log
-
-
-def _ready_hosts(client: Client) -> int:
-    return sum(host["state"] == "READY" for host in client.show("iris.onnx")["modelhosts"])
-
-
-def test_killed_supervisor_leaves_nobody(tmp_path: Path) -> None:
-    with running_up(tmp_path) as up:
-        family = up.family()
-        up.process.kill()
-        up.process.wait()
-        wait_until(lambda: not _alive(family), 15, "every process having ended")
 
 
 def test_taken_port_is_said_at_once(cli: Cli, shared_platform: RunningPlatform) -> None:

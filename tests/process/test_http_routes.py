@@ -38,7 +38,7 @@ def ask(
 def code(found: Answer) -> str:
     """The code of an error answer, which is JSON."""
     assert found.header("Content-Type") == "application/json"
-    error: str = json.loads(found.body)["error"]["code"]
+    error: str = found.header("X-Error-Code") or json.loads(found.body)["error"]["code"]
     return error
 
 
@@ -61,15 +61,19 @@ def test_h08_only_the_plain_path_leads_to_a_route(shared_platform: RunningPlatfo
         "/{0}%20", "/{0}%2f", "/%2f{0}", "/%5c{0}", "/%252f{0}", "/{0}%3f", "/{0}%23", "/{0}#", "/{0}.json", "/{0}~",
         "/x/{0}", "/%ef%bc%8f{0}", "/%c0%af{0}", "/.{0}", "/{0}%2e", "/%20{0}", "/{0}\xff",
     )  # fmt: skip
-    listed = [path.removeprefix("/") for path in routes(shared_platform) if path != "/"]
+    known = routes(shared_platform)
+    listed = [path.removeprefix("/") for path in known if path != "/"]
     with unharmed(shared_platform):
         for path in listed:
             for trick in tricks:
                 for shape in (path, path.replace("/", "%2F", 1), path.upper()):
                     asked = trick.format(shape)
+                    if asked in known:  # /v2 with a slash is a route of its own
+                        continue
                     for method in ("GET", "DELETE") if shape == path else ("GET",):
                         found = ask(shared_platform, method, asked)
-                        assert found.status in {400, 404}, (method, asked, found)
+                        assert found.status in {400, 404, 405}, (method, asked, found)
+                        assert found.status != 405 or method == "DELETE", "a model by another name, which has no DELETE"
                         assert code(found)
 
 
@@ -129,8 +133,8 @@ def test_h13_nothing_that_was_sent_becomes_a_header(shared_platform: RunningPlat
 def test_h14_there_is_no_debug_surface(shared_platform: RunningPlatform) -> None:
     paths = (
         "/console", "/debug", "/debug/pprof", "/__debug__/", "/admin", "/server-status", "/proc/self/environ",
-        "/.git/HEAD", "/.env", "/etc/passwd", "/static/", "/openapi.json", "/actuator/env", "/env",
-        "/v2/repository/index", "/login",
+        "/.git/HEAD", "/.env", "/etc/passwd", "/static/", "/actuator/env", "/env",
+        "/v2/trace/setting", "/v2/logging", "/login",
     )  # fmt: skip
     for path in paths:
         assert code(ask(shared_platform, "GET", path)) == "NOT_FOUND"

@@ -91,3 +91,24 @@ def test_a_deadline_is_a_number_of_milliseconds(value: str, zoo: RunningPlatform
     answer = zoo.predict("iris.onnx", [2, 5, 1, 4], **{"X-Request-Timeout-Ms": value})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "BAD_REQUEST")
     assert "X-Request-Timeout-Ms" in answer.json()["error"]["message"]
+
+
+def infer(platform: RunningPlatform, name: str, number: int, **headers: str) -> requests.Response:
+    """Predict by V2."""
+    tensor = {"name": "x", "shape": [1], "datatype": "FP32", "data": [number]}
+    body = {"inputs": [tensor]}
+    return requests.post(f"{platform.url}/v2/models/{name}/infer", json=body, headers=headers, timeout=60)
+
+
+def test_p14_v2_keeps_the_same_deadlines(zoo: RunningPlatform) -> None:
+    began = time.monotonic()
+    answer = infer(zoo, "slow", STEPS_OF_SECONDS, **{"X-Request-Timeout-Ms": "100"})
+    took_s = time.monotonic() - began
+    assert (answer.status_code, answer.headers["X-Error-Code"]) == (504, "DEADLINE_EXCEEDED"), answer.text
+    assert list(answer.json()) == ["error"]
+    assert 0.1 <= took_s < 1, took_s
+    assert infer(zoo, "slow", 7).json()["outputs"][0]["data"] == [7.0]
+    # Only the header field counts: a parameter of the request is the model's business.
+    tensor = {"name": "x", "shape": [1], "datatype": "FP32", "data": [STEPS_OF_SECONDS / 10]}
+    body = {"inputs": [tensor], "parameters": {"timeout": 1}}
+    assert requests.post(f"{zoo.url}/v2/models/slow/infer", json=body, timeout=60).status_code == 200

@@ -29,6 +29,12 @@ def waiting(platform: RunningPlatform) -> int:
     return sum(item["in_flight"] for item in details["modelhosts"])
 
 
+def infer(platform: RunningPlatform, number: float) -> requests.Response:
+    """Predict by V2."""
+    body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [number]}]}
+    return requests.post(f"{platform.url}/v2/models/slow/infer", json=body, timeout=60)
+
+
 def test_p15_a_full_queue_refuses_at_once(narrow: RunningPlatform) -> None:
     with ThreadPoolExecutor(10) as threads:
         first = threads.submit(narrow.predict, "slow", [STEPS_OF_A_SECOND])
@@ -41,6 +47,10 @@ def test_p15_a_full_queue_refuses_at_once(narrow: RunningPlatform) -> None:
             assert answer.json()["error"]["retryable"]
             assert int(answer.headers["Retry-After"]) >= 1
             assert took_s < 0.3, took_s  # the row says 0.05; a shared machine needs more
+        refused = infer(narrow, 1)
+        assert (refused.status_code, refused.headers["X-Error-Code"]) == (503, "QUEUE_FULL")
+        assert list(refused.json()) == ["error"]
+        assert int(refused.headers["Retry-After"]) >= 1
         assert narrow.predict("iris.onnx", [2, 5, 1, 4]).status_code == 200, "another model has its own queue"
         assert first.result().status_code == 200
     assert narrow.predict("slow", [2]).json()["values"] == [2.0]
@@ -48,7 +58,10 @@ def test_p15_a_full_queue_refuses_at_once(narrow: RunningPlatform) -> None:
 
 def test_ten_at_once_are_served_or_refused_and_nothing_else(narrow: RunningPlatform) -> None:
     with ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(lambda _: narrow.predict("slow", [STEPS_OF_A_SECOND / 4]), range(10)))
+        steps = STEPS_OF_A_SECOND / 4
+        asked = [threads.submit(infer, narrow, steps) if turn % 2 else threads.submit(narrow.predict, "slow", [steps])
+                 for turn in range(10)]  # fmt: skip
+        answers = [future.result() for future in asked]
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {200, 503}
     assert 1 <= statuses.count(200) <= 2

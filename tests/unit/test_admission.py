@@ -8,7 +8,7 @@ import pytest
 
 from mlbuffet.errors import ResourceLimitError
 from modelhost.codecs.buffet import decode
-from tests.harness.json_bombs import PIECES, bomb, signature_for
+from tests.harness.json_bombs import PIECES, bomb, served_for
 from tests.harness.platform import ROOT
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
@@ -20,16 +20,16 @@ SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 def test_p08_no_text_ends_a_process_with_little_memory(memory_mib: int, size_mib: int) -> None:
     command = [sys.executable, "-m", "tests.harness.json_bombs", str(memory_mib), str(size_mib)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.splitlines() == [f"{kind}: 0" for kind in PIECES]
+    assert done.stdout.splitlines() == [f"{protocol} {kind}: 0" for kind in PIECES for protocol in ("v1", "v2")]
 
 
 @pytest.mark.parametrize("kind", ["lists", "quotes"])
 def test_p08_the_largest_texts_of_little_are_refused_unread(kind: str) -> None:
     with pytest.raises(ResourceLimitError, match="several requests"):
-        decode(memoryview(bomb(kind, (1 << 26) - 64)), signature_for(kind))
+        decode(memoryview(bomb(kind, (1 << 26) - 64)), 0, served_for(kind))
 
 
 def test_a_long_string_is_no_bomb() -> None:
     text = b'{"values":["' + b"[[,,::{{" * (5 << 20) + b'"]}'
-    feeds, _ = decode(memoryview(text), signature_for("strings"))
+    feeds = decode(memoryview(text), 0, served_for("strings")).feeds
     assert len(feeds["x"][0]) == 40 << 20

@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -12,13 +13,14 @@ from mlbuffet.errors import UnavailableError
 
 @dataclass
 class Host:
-    """A candidate: what the real one shares with it is the number of requests in flight."""
+    """A candidate: what the real one shares with it is the requests in flight, and how long they take."""
 
     in_flight: int
+    took_s: float = 0.001
 
 
-def chance(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - chance, not secrecy
+def chance(seed: int) -> Callable[[], float]:
+    return random.Random(seed).random  # noqa: S311 - chance, not secrecy
 
 
 loads = st.lists(st.integers(0, 1000), min_size=1, max_size=20)
@@ -37,6 +39,35 @@ def test_the_choice_is_a_candidate_and_never_the_only_busiest_of_several(numbers
 @given(st.integers(0, 1000), st.integers(0, 1000), seeds)
 def test_of_two_the_less_busy_is_chosen(one: int, other: int, seed: int) -> None:
     assert choose_replica([Host(one), Host(other)], chance(seed)).in_flight == min(one, other)
+
+
+@given(loads, st.integers(1, 64), st.floats(0, 1e6), seeds)
+def test_whose_turn_it_is_gets_requests_while_it_is_not_much_busier(
+    numbers: list[int], together: int, now: float, seed: int
+) -> None:
+    hosts = [Host(number) for number in numbers]
+    turn = hosts[int(now / 0.02) % len(hosts)]
+    chosen = choose_replica(hosts, chance(seed), together, now)
+    if turn.in_flight < min(numbers) + together:
+        assert chosen is turn
+    assert chosen is turn or chosen.in_flight + together <= turn.in_flight
+
+
+def test_one_that_is_slow_has_no_turns() -> None:
+    hosts, rng = [Host(0, 0.01), Host(0), Host(0)], chance(1)
+    chosen = []
+    for number in range(6000):
+        host = choose_replica(hosts, rng, 8, (number + 0.5) / 1000)
+        chosen.append(host is hosts[0])
+        host.in_flight = 1 if host is hosts[0] else 0  # it never answers
+    assert sum(chosen) < 900
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_turns_come_equally_often(count: int) -> None:
+    hosts, rng = [Host(0) for _ in range(count)], chance(1)
+    chosen = Counter(id(choose_replica(hosts, rng, 8, (number + 0.5) / 1000)) for number in range(20 * count * 100))
+    assert set(chosen.values()) == {2000}
 
 
 def test_nobody_to_choose_from_is_unavailable() -> None:

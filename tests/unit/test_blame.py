@@ -10,7 +10,7 @@ from modelhost.waiting import Waiting
 
 
 def request(deadline_ns: int = 1000) -> Waiting:
-    return Waiting(cast("Any", object()), 1, 1, deadline_ns, b"")
+    return Waiting(cast("Any", object()), 1, 1, 0, 0, deadline_ns, b"")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from hypothesis.extra import numpy as arrays
 
 from mlbuffet.errors import InvalidDatatypeError, InvalidJSONError, InvalidNumberError, ModelOutputError
 from mlbuffet.manifest import Signature, TensorSpec
-from modelhost.codecs.buffet import Wanted, decode, encode
+from modelhost.codecs import buffet
+from modelhost.codecs.buffet import Wanted, encode
+from modelhost.codecs.request import Decoded, Served
 from modelhost.codecs.tensors import fit_shape
 from modelhost.runtimes.onnx import DTYPES
 from tests.harness.attempt import attempt
@@ -24,6 +26,10 @@ from tests.harness.attempt import attempt
 def _errors_as_in_a_runner() -> Iterator[None]:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         yield
+
+
+def decode(text: bytes, signature: Signature) -> Decoded:
+    return buffet.decode(memoryview(text), 0, Served("m", 1, signature))
 
 
 def signature(*specs: tuple[str, str, tuple[int | None, ...]]) -> Signature:
@@ -52,25 +58,25 @@ signatures = st.lists(
 @given(requests | anything, signatures)
 def test_any_json_becomes_arrays_or_an_error_of_ours(body: object, taken: Signature) -> None:
     text = orjson.dumps(body)
-    decoded, error = attempt(lambda: decode(memoryview(text), taken))
+    decoded, error = attempt(lambda: decode(text, taken))
     if error is not None:
         assert error.status in {400, 422}
         assert len(error.message) < 1000
     if decoded is not None:
-        feeds, wanted = decoded
+        feeds = decoded.feeds
         assert feeds.keys() == {spec.name for spec in taken.inputs}
         for spec in taken.inputs:
             array = feeds[spec.name]
             assert array.dtype == DTYPES[spec.datatype]
             assert array.ndim == len(spec.shape)
             assert all(size in {None, got} for size, got in zip(spec.shape, array.shape, strict=True))
-        assert set(wanted.names) <= {"y", "z"}
-        assert wanted.names
+        assert set(decoded.outputs) <= {"y", "z"}
+        assert decoded.outputs
 
 
 @given(st.binary(), signatures)
 def test_any_bytes_become_an_error_of_ours(body: bytes, taken: Signature) -> None:
-    _, error = attempt(lambda: decode(memoryview(body), taken))
+    _, error = attempt(lambda: decode(body, taken))
     assert error is None or error.status in {400, 422}
 
 
@@ -82,7 +88,7 @@ def test_integers_are_exact_or_refused(values: list[int | float]) -> None:
         limits = np.iinfo(DTYPES[datatype])
         fits = all(number == int(number) and limits.min <= number <= limits.max for number in values)
         try:
-            feeds, _ = decode(memoryview(text), signature(("x", datatype, (None,))))
+            feeds = decode(text, signature(("x", datatype, (None,)))).feeds
         except InvalidNumberError:
             assert any(type(number) is int and not -(2**63) <= number < 2**64 for number in values)
         except InvalidDatatypeError:
@@ -100,7 +106,7 @@ def test_floats_are_rounded_as_ieee_says_or_refused(values: list[float]) -> None
         with np.errstate(over="ignore"):
             expected = np.array([float(number) for number in values]).astype(dtype)
         try:
-            feeds, _ = decode(memoryview(text), signature(("x", datatype, (None,))))
+            feeds = decode(text, signature(("x", datatype, (None,)))).feeds
         except InvalidDatatypeError:
             assert not np.isfinite(expected).all()
         else:
@@ -112,9 +118,9 @@ def test_floats_are_rounded_as_ieee_says_or_refused(values: list[float]) -> None
 def test_strings_come_through_untouched(strings: np.ndarray[Any, Any]) -> None:
     shape: tuple[int | None, ...] = (None,) * strings.ndim
     text = orjson.dumps({"values": {"x": strings.tolist()}})
-    feeds, wanted = decode(memoryview(text), signature(("x", "BYTES", shape)))
-    assert feeds["x"].tolist() == strings.tolist()
-    assert orjson.loads(encode([feeds["x"]], wanted))["values"] == strings.tolist()
+    decoded = decode(text, signature(("x", "BYTES", shape)))
+    assert decoded.feeds["x"].tolist() == strings.tolist()
+    assert orjson.loads(b"".join(decoded.encode([decoded.feeds["x"]]).pieces))["values"] == strings.tolist()
 
 
 numbers = st.sampled_from([np.float16, np.float32, np.float64, np.int8, np.uint8, np.int64, np.uint64, np.bool_])
@@ -124,7 +130,7 @@ tensors = numbers.flatmap(lambda kind: arrays.arrays(kind, arrays.array_shapes(m
 @given(st.lists(tensors, min_size=1, max_size=3), st.booleans())
 def test_any_output_is_valid_json_of_its_own_shape(outputs: list[np.ndarray[Any, Any]], by_name: bool) -> None:  # noqa: FBT001
     labels = tuple(f"out{number}" for number in range(len(outputs)))
-    body = encode(outputs, Wanted(labels, by_name=by_name), {"labels": ["a"]})
+    body = b"".join(encode(Wanted(labels, by_name=by_name), outputs, {"labels": ["a"]}).pieces)
     data = json.loads(body, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert data["http_status"]["code"] == 200
     assert data["labels"] == ["a"]
@@ -143,12 +149,12 @@ def test_any_output_is_valid_json_of_its_own_shape(outputs: list[np.ndarray[Any,
 
 def test_sequences_and_maps_are_written_and_the_rest_is_the_models_fault() -> None:
     wanted = Wanted(("y",), by_name=False)
-    body = encode([[{0: 0.5, 1: float("nan")}, {"a": 1.0}]], wanted)
+    body = b"".join(encode(wanted, [[{0: 0.5, 1: float("nan")}, {"a": 1.0}]]).pieces)
     assert json.loads(body)["values"] == [{"0": 0.5, "1": None}, {"a": 1.0}]
     unwritable: list[Any] = [object(), np.array([1j]), np.array(["2026"], "datetime64[Y]").astype("V8"), ["\ud800"]]
     for output in unwritable:
         with pytest.raises(ModelOutputError):
-            encode([output], wanted)
+            encode(wanted, [output])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_sequences_and_maps_are_written_and_the_rest_is_the_models_fault() -> No
 )  # fmt: skip
 def test_a_name_twice_in_an_object_is_refused(text: str) -> None:
     with pytest.raises(InvalidJSONError, match="once"):
-        decode(memoryview(text.encode()), signature(("x", "FP32", (None,))))
+        decode(text.encode(), signature(("x", "FP32", (None,))))
 
 
 @given(st.lists(st.integers(0, 3), max_size=5), st.lists(st.none() | st.integers(0, 3), max_size=5))

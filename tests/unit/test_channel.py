@@ -17,9 +17,8 @@ from mlbuffet.channel import (
     FrameError,
     FrameProtocol,
     FrameReader,
+    Head,
     encode_frame,
-    pack_options,
-    unpack_options,
 )
 from mlbuffet.endpoints import Address, connect, is_loopback, listen
 
@@ -29,6 +28,7 @@ class Frame(NamedTuple):
 
     kind: int
     codec: int
+    split: int
     key: bytes
     number: int
     time_ns: int
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
     def encoded(self) -> bytes:
         """It as bytes."""
-        head = encode_frame(self.kind, self.codec, self.key, self.number, self.time_ns, len(self.body))
+        head = encode_frame(self.kind, self.codec, self.split, self.key, self.number, self.time_ns, len(self.body))
         return head + self.body
 
 
@@ -48,9 +48,10 @@ class Collector(FrameProtocol):
         self.frames: list[Frame] = []
         self.lost = asyncio.get_running_loop().create_future()
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
         """Keep it."""
-        self.frames.append(Frame(kind, codec, key, frame_id, time_ns, body))
+        _, kind, codec, _, split, frame_id, time_ns = head
+        self.frames.append(Frame(kind, codec, split, key, frame_id, time_ns, body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say so."""
@@ -60,7 +61,14 @@ class Collector(FrameProtocol):
 
 u64 = st.integers(0, 2**64 - 1)
 frames = st.builds(
-    Frame, st.integers(0, 255), st.integers(0, 255), st.binary(max_size=80), u64, u64, st.binary(max_size=300)
+    Frame,
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=80),
+    u64,
+    u64,
+    st.binary(max_size=300),
 )
 streams = st.lists(frames, max_size=12)
 
@@ -98,8 +106,8 @@ def test_the_blocking_end_reads_the_same_frames(sent: list[Frame], cuts: list[in
         reader, received = FrameReader(ours), list[Frame]()
         while len(received) < len(sent):
             received += [
-                Frame(kind, codec, b"", number, time_ns, bytes(body))
-                for kind, codec, number, time_ns, body in reader.read()
+                Frame(kind, codec, split, b"", number, time_ns, bytes(body))
+                for kind, codec, split, number, time_ns, body in reader.read()
             ]
         writer.join()
     assert received == [frame._replace(key=b"") for frame in sent]
@@ -107,7 +115,7 @@ def test_the_blocking_end_reads_the_same_frames(sent: list[Frame], cuts: list[in
 
 def test_frames_larger_than_any_buffer_arrive() -> None:
     sent = [
-        Frame(1, 1, b"key", number, 5, bytes([number]) * size)
+        Frame(1, 1, 3, b"key", number, 5, bytes([number]) * size)
         for number, size in enumerate((10, 1 << 20, 7, 3 << 20, 0))
     ]
     ours, theirs = socket.socketpair()
@@ -122,7 +130,7 @@ def test_frames_larger_than_any_buffer_arrive() -> None:
 
 
 def header(length: int, key_size: int) -> bytes:
-    return HEADER.pack(length, 1, 0, key_size, 1, 1)
+    return HEADER.pack(length, 1, 0, key_size, 0, 1, 1)
 
 
 BAD = [
@@ -142,14 +150,14 @@ def test_what_is_no_frame_ends_the_connection_at_once(bad: bytes) -> None:
         with theirs:
             loop = asyncio.get_running_loop()
             _, end = await loop.create_unix_connection(Collector, sock=ours)
-            good = Frame(2, 0, b"k", 1, 1, b"body")
+            good = Frame(2, 0, 0, b"k", 1, 1, b"body")
             await loop.run_in_executor(None, theirs.sendall, good.encoded() + bad + good.encoded())
             await asyncio.wait_for(end.lost, 5)
             theirs.settimeout(5)
             assert theirs.recv(1) == b""
             return end.frames
 
-    assert asyncio.run(run()) == [Frame(2, 0, b"k", 1, 1, b"body")]
+    assert asyncio.run(run()) == [Frame(2, 0, 0, b"k", 1, 1, b"body")]
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -184,16 +192,10 @@ def test_what_one_end_sends_the_other_receives(sent: list[Frame]) -> None:
                 await asyncio.sleep(0)
         sender.close()
         await receiver.lost
-        sender.send(1, 1, b"", 1, 1, b"to nobody")
+        sender.send(1, 1, 0, b"", 1, 1, b"to nobody")
         return receiver.frames
 
     assert asyncio.run(run()) == sent
-
-
-@given(st.dictionaries(st.text(), st.integers(-(2**53), 2**53) | st.text()), st.binary())
-def test_options_come_apart_as_they_were_put_together(options: dict[str, object], payload: bytes) -> None:
-    found, rest = unpack_options(memoryview(pack_options(options, payload)))
-    assert (found, bytes(rest)) == (options, payload)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from inferrer.dataplane import DataPlane
 from inferrer.replicas import Peer
 from inferrer.repository import Repository
-from mlbuffet.channel import Codec, FrameProtocol, Kind
+from mlbuffet.channel import Codec, FrameProtocol, Head, Kind, Payload
 from mlbuffet.endpoints import Address, listen
 from mlbuffet.errors import BusyError, ClientGoneError, MLBuffetError
 from mlbuffet.index import Index
@@ -52,14 +52,15 @@ class Link(FrameProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say that it is ready."""
         super().connection_made(transport)
-        self.send(Kind.STATE, 0, b"", 0, 0, self._host.state)
+        self.send(Kind.STATE, 0, 0, b"", 0, 0, self._host.state)
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:  # noqa: ARG002
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: ARG002
         """Note it; answer as the test says."""
+        _, kind, _, _, _, frame_id, time_ns = head
         if kind == Kind.PING:
             self._host.owed += self._host.is_mute
             if not self._host.is_mute:
-                self.send(Kind.PONG, 0, b"", frame_id, time_ns, b"")
+                self.send(Kind.PONG, 0, 0, b"", frame_id, time_ns, b"")
             return
         self._host.received.append((kind, frame_id))
         if kind in {Kind.PREDICT, Kind.CALL}:
@@ -68,7 +69,7 @@ class Link(FrameProtocol):
 
 def well(_: Host, link: Link, frame_id: int) -> None:
     """Answer as it should."""
-    link.send(Kind.REPLY, 0, b"", frame_id, 0, ANSWER)
+    link.send(Kind.REPLY, 0, 0, b"", frame_id, 0, ANSWER)
 
 
 def never(_: Host, __: Link, ___: int) -> None:
@@ -78,12 +79,12 @@ def never(_: Host, __: Link, ___: int) -> None:
 def with_error(code: str) -> Answers:
     """Answer with an error."""
     body = orjson.dumps({"code": code, "message": code.lower()})
-    return lambda _, link, frame_id: link.send(Kind.ERROR, 0, b"", frame_id, 0, body)
+    return lambda _, link, frame_id: link.send(Kind.ERROR, 0, 0, b"", frame_id, 0, body)
 
 
 def with_body(body: bytes) -> Answers:
     """Answer with whatever."""
-    return lambda _, link, frame_id: link.send(Kind.REPLY, 0, b"", frame_id, 0, body)
+    return lambda _, link, frame_id: link.send(Kind.REPLY, 0, 0, b"", frame_id, 0, body)
 
 
 def by_hanging_up(_: Host, link: Link, __: int) -> None:
@@ -137,7 +138,7 @@ def ask(dataplane: DataPlane, timeout_s: float = 20, body: bytes = b"{}") -> "Fu
         else:
             future.set_result(reply)
 
-    dataplane.start(REF, Codec.BUFFET, body, timeout_s, done)
+    dataplane.start(REF, Payload(Codec.BUFFET, 0, body), timeout_s, done)
     return future
 
 
@@ -153,7 +154,7 @@ async def outcome(dataplane: DataPlane, **options: Any) -> str:  # noqa: ANN401 
 def test_p13_what_is_cancelled_is_forgotten_here_and_there(play: Callable[..., None]) -> None:
     async def scenario(dataplane: DataPlane, hosts: list[Host]) -> None:
         answered: list[object] = []
-        call = dataplane.start(REF, Codec.BUFFET, b"{}", 20, lambda *_: answered.append(1))
+        call = dataplane.start(REF, Payload(Codec.BUFFET, 0, b"{}"), 20, lambda *_: answered.append(1))
         await until(lambda: hosts[0].count(Kind.PREDICT))
         (replica,) = dataplane.replicas.all()
         assert replica.in_flight == 1
@@ -173,7 +174,7 @@ def test_p13_what_is_cancelled_is_forgotten_here_and_there(play: Callable[..., N
 def test_p13_who_waits_in_a_thread_is_told_when_the_client_is_gone(play: Callable[..., None]) -> None:
     async def scenario(dataplane: DataPlane, hosts: list[Host]) -> None:
         cancellers: list[Callable[[], None]] = []
-        waiting = asyncio.to_thread(dataplane.predict, REF, Codec.BUFFET, b"{}", 20, cancellers.append)
+        waiting = asyncio.to_thread(dataplane.predict, REF, Payload(Codec.BUFFET, 0, b"{}"), 20, cancellers.append)
         task = asyncio.create_task(waiting)
         await until(lambda: hosts[0].count(Kind.PREDICT))
         cancellers[0]()

@@ -20,6 +20,7 @@ class Host:
 
     tenths: int
     in_flight: int = 0
+    took_s: float = 0.0
 
 
 def test_five_faults_in_a_row_eject() -> None:
@@ -99,5 +100,5 @@ def test_nobody_is_left_out_and_equals_stand_once(tenths: list[int]) -> None:
 def test_a_small_share_gets_little_and_not_nothing() -> None:
     hosts, rng = [Host(FULL), Host(FULL), Host(1)], random.Random(5)  # noqa: S311 - chance, not secrecy
     listed = by_share(hosts)
-    chosen = Counter(id(choose_replica(listed, rng)) for _ in range(20_000))
+    chosen = Counter(id(choose_replica(listed, rng.random)) for _ in range(20_000))
     assert 0.01 < chosen[id(hosts[2])] / 20_000 < 0.12

@@ -6,15 +6,17 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlbuffet.channel import pack_options
 from mlbuffet.errors import UnsupportedTypeError
 from mlbuffet.manifest import ImageSettings, Signature, TensorSpec
-from modelhost.codecs.image import decode, labels_of
+from modelhost.codecs import image
+from modelhost.codecs.image import labels_of
+from modelhost.codecs.request import Decoded, Served
 from modelhost.runtimes.onnx import DTYPES
 from tests.harness.attempt import attempt
 
@@ -27,8 +29,9 @@ def _errors_as_in_a_runner() -> Iterator[None]:
         yield
 
 
-def request(data: bytes, settings: ImageSettings | None = None) -> memoryview:
-    return memoryview(pack_options({"image": asdict(settings or ImageSettings())}, data))
+def decode(data: bytes, signature: Signature, settings: ImageSettings | None = None) -> Decoded:
+    options = orjson.dumps({"image": asdict(settings or ImageSettings())})
+    return image.decode(memoryview(options + data), len(options), Served("m", 1, signature))
 
 
 def encoded(kind: str, **options: Any) -> bytes:  # noqa: ANN401 - as Pillow takes them
@@ -62,13 +65,13 @@ def opened() -> Iterator[list[str]]:
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PDF", "ICO", "PPM", "TGA", "ICNS", "PCX", "EPS", "DDS"])
 def test_only_formats_on_the_list_are_tried(kind: str, opened: list[str]) -> None:
     with pytest.raises(UnsupportedTypeError):
-        decode(request(encoded(kind)), COLOURS)
+        decode(encoded(kind), COLOURS)
     assert opened == []
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "MPO"])
 def test_formats_on_the_list_open_without_trying_others(kind: str, opened: list[str]) -> None:
-    feeds, _, _ = decode(request(encoded(kind)), COLOURS)
+    feeds = decode(encoded(kind), COLOURS).feeds
     np.testing.assert_allclose(feeds["image"].mean(axis=(0, 2, 3)), [10, 20, 30], atol=4)
     assert opened == []
 
@@ -77,7 +80,7 @@ def test_formats_on_the_list_open_without_trying_others(kind: str, opened: list[
     st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF89a"])
 )
 def test_any_bytes_are_a_picture_or_an_error_of_ours(data: bytes, magic: bytes) -> None:
-    _, error = attempt(lambda: decode(request(magic + data), COLOURS))
+    _, error = attempt(lambda: decode(magic + data, COLOURS))
     assert error is None or error.status in {400, 413, 415}
 
 
@@ -95,7 +98,7 @@ def test_a_pixel_is_scaled_centred_spread_and_cut_off(
     file = io.BytesIO()
     Image.new("L", (2, 2), pixel).save(file, "PNG")
     settings = ImageSettings(scale, tuple(mean), tuple(std))
-    feeds, _, _ = decode(request(file.getvalue(), settings), taken)
+    feeds = decode(file.getvalue(), taken, settings).feeds
     array, dtype = feeds["image"], DTYPES[datatype]
     assert (array.shape, array.dtype) == ((1, 2, 2, 1), dtype)
     value = np.float32(pixel) * np.float32(scale)
@@ -115,7 +118,7 @@ def test_long_integers_end_at_their_limits(datatype: str) -> None:
     taken = Signature((TensorSpec("image", datatype, (None, 2, 2, 3)),), COLOURS.outputs)
     limits = np.iinfo(DTYPES[datatype])
     for scale, expected in ((1e30, limits.max), (-1e30, limits.min)):
-        feeds, _, _ = decode(request(encoded("PNG"), ImageSettings(scale)), taken)
+        feeds = decode(encoded("PNG"), taken, ImageSettings(scale)).feeds
         assert set(feeds["image"].ravel().tolist()) == {expected}
 
 

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 
 from mlbuffet.index import ModelEntry
 from mlbuffet.manifest import Manifest, Signature
-from modelhost.inventory import eviction_order, gone, wanted
+from modelhost.inventory import default_keys, eviction_order, gone, wanted
 
 
-def made(model: str, version: int, *, pinned: bool = False, created: str = "2026-01-01") -> Manifest:
+def made(
+    model: str, version: int, *, pinned: bool = False, unloaded: bool = False, created: str = "2026-01-01"
+) -> Manifest:
     digest = f"sha256:{version:064x}"
-    return Manifest(model, version, digest, 1, created, "upload", Signature((), ()), pinned=pinned)
+    signature = Signature((), ())
+    return Manifest(model, version, digest, 1, created, "upload", signature, pinned=pinned, unloaded=unloaded)
 
 
 def entry(*versions: Manifest, default: int) -> ModelEntry:
@@ -43,6 +46,15 @@ def test_defaults_and_pinned_versions_are_wanted_pinned_and_new_ones_first() -> 
     names = [(manifest.model, manifest.version) for manifest in wanted(models)]
     assert names == [("b", 1), ("a", 2), ("b", 2)]
     assert wanted([]) == []
+
+
+def test_what_an_operator_unloaded_is_not_wanted_and_leaves() -> None:
+    off, pinned, other = made("a", 2, unloaded=True), made("a", 1, pinned=True, unloaded=True), made("b", 1)
+    models = {"a": entry(pinned, off, default=2), "b": entry(other, default=1)}
+    assert wanted(models.values()) == [other]
+    assert default_keys(models) == {"b": other.key}
+    keys = gone(hosting(Hosted(off), Hosted(pinned), Hosted(other)), default_keys(models), models, lambda _: True)
+    assert keys == [off.key, pinned.key]
 
 
 def unloaded(hosted: Hosted, before: Manifest, models: dict[str, ModelEntry], *, exists: bool = True) -> bool:

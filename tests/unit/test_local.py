@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,22 +11,31 @@ import orjson
 import pytest
 
 from mlbuffet.local import Platform, _Service, child_settings, copy_samples, readable
+from tests.harness.fresh import in_fresh_process
 from tests.harness.platform import SAMPLES
 
-FOREVER = "import os, signal, sys\nprint('up', os.getpid(), flush=True)\nsignal.pause()\n"
+
+def forever() -> None:
+    """What a service does."""
+    sys.stdout.write(f"up {os.getpid()}\n")
+    signal.pause()
 
 
 def test_each_service_gets_its_settings(tmp_path: Path) -> None:
-    settings = child_settings(Platform(port=9000, modelhosts=2, repository=tmp_path, workers=3), Path("/sockets"))
+    settings = child_settings(
+        Platform(port=9000, modelhosts=2, repository=tmp_path, workers=3, cores=5), Path("/sockets")
+    )
     assert list(settings) == ["modelhost-1", "modelhost-2", "inferrer"]
     assert settings["modelhost-2"] == {
         "MODELHOST_ID": "modelhost-2",
         "MODELHOST_CHANNEL": "unix:/sockets/modelhost-2.sock",
         "MODELHOST_PORT": "0",
         "MODELHOST_REPOSITORY": str(tmp_path),
+        "MODELHOST_CORES": "2",
     }
     assert settings["inferrer"] == {
         "INFERRER_PORT": "9000",
+        "INFERRER_GRPC_PORT": "8001",
         "INFERRER_WORKERS": "3",
         "INFERRER_REPOSITORY": str(tmp_path),
         "INFERRER_MODELHOSTS": "unix:/sockets",
@@ -79,11 +89,6 @@ def test_line_cannot_steer_the_terminal() -> None:
     assert "\\xff" in readable(b"\xff\n", "inferrer")
 
 
-def _service(folder: Path, script: str, say: Callable[[str], None]) -> _Service:
-    (folder / "child.py").write_text(script, encoding="utf-8")
-    return _Service("child-1", {"PYTHONPATH": str(folder)}, say)
-
-
 def _pids(lines: list[str]) -> list[int]:
     return [int(line.split()[-1]) for line in lines if " up " in line]
 
@@ -94,11 +99,11 @@ async def _until(check: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_child_that_dies_is_started_again_and_stopped_in_the_end(tmp_path: Path) -> None:
+def _started_again() -> None:
     lines: list[str] = []
 
     async def run() -> None:
-        service = _service(tmp_path, FOREVER, lines.append)
+        service = _Service("child-1", forever, {}, lines.append)
         keeper = asyncio.create_task(service.keep())
         await _until(lambda: len(_pids(lines)) == 1)
         os.kill(_pids(lines)[0], signal.SIGKILL)
@@ -113,11 +118,19 @@ def test_child_that_dies_is_started_again_and_stopped_in_the_end(tmp_path: Path)
             os.kill(pid, 0)
 
 
-def test_line_over_the_limit_does_not_end_the_log(tmp_path: Path) -> None:
+def test_child_that_dies_is_started_again_and_stopped_in_the_end() -> None:
+    in_fresh_process(_started_again)
+
+
+def _long_line() -> None:
     lines: list[str] = []
 
+    def verbose() -> None:
+        sys.stdout.write("x" * 3_000_000 + "\n")
+        forever()
+
     async def run() -> None:
-        service = _service(tmp_path, "print('x' * 3_000_000, flush=True)\n" + FOREVER, lines.append)
+        service = _Service("child-1", verbose, {}, lines.append)
         keeper = asyncio.create_task(service.keep())
         await _until(lambda: _pids(lines))
         await service.stop()
@@ -126,11 +139,15 @@ def test_line_over_the_limit_does_not_end_the_log(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_child_that_is_just_starting_is_stopped_too(tmp_path: Path) -> None:
+def test_line_over_the_limit_does_not_end_the_log() -> None:
+    in_fresh_process(_long_line)
+
+
+def _just_starting() -> None:
     lines: list[str] = []
 
     async def run() -> None:
-        service = _service(tmp_path, FOREVER, lines.append)
+        service = _Service("child-1", forever, {}, lines.append)
         keeper = asyncio.create_task(service.keep())
         await asyncio.sleep(0)  # the child is being made, and not known yet
         await service.stop()
@@ -143,3 +160,7 @@ def test_child_that_is_just_starting_is_stopped_too(tmp_path: Path) -> None:
             raise
 
     asyncio.run(run())
+
+
+def test_child_that_is_just_starting_is_stopped_too() -> None:
+    in_fresh_process(_just_starting)

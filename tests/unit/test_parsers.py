@@ -11,18 +11,20 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from inferrer.routes.fields import parse_json
-from mlbuffet.channel import FrameProtocol, encode_frame, pack_options, unpack_options
+from mlbuffet.channel import FrameProtocol, Head, encode_frame
 from mlbuffet.chassis.request import Request
 from mlbuffet.chassis.wsgi import BodyStream
 from mlbuffet.errors import InvalidJSONError
 from mlbuffet.manifest import Signature, TensorSpec
 from modelhost.codecs import image
+from modelhost.codecs.request import Served
 from modelhost.runtimes.onnx import DTYPES
 from tests.harness.attempt import attempt
 
@@ -38,12 +40,13 @@ class Collector(FrameProtocol):
 
     def __init__(self) -> None:
         super().__init__()
-        self.frames: list[tuple[int, int, bytes, int, int, bytes]] = []
+        self.frames: list[tuple[int, int, int, bytes, int, int, bytes]] = []
         self.ended = False
 
-    def frame_received(self, kind: int, codec: int, key: bytes, frame_id: int, time_ns: int, body: bytes) -> None:
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
         """Keep it."""
-        self.frames.append((kind, codec, key, frame_id, time_ns, body))
+        _, kind, codec, _, split, frame_id, time_ns = head
+        self.frames.append((kind, codec, split, key, frame_id, time_ns, body))
 
     def close(self) -> None:
         """Say so."""
@@ -51,7 +54,7 @@ class Collector(FrameProtocol):
 
 
 frame = st.builds(
-    lambda key, body, kind: encode_frame(kind, 0, key, 1, 2, len(body)) + body,
+    lambda key, body, kind: encode_frame(kind, 0, 0, key, 1, 2, len(body)) + body,
     st.binary(max_size=20),
     st.binary(max_size=40),
     st.integers(0, 255),
@@ -60,7 +63,7 @@ short = st.integers(20, 60).flatmap(lambda size: st.binary(max_size=80).map(stru
 streams = st.lists(frame | short | st.binary(max_size=30), max_size=5).map(b"".join)
 
 
-def received(stream: bytes, cuts: list[int]) -> tuple[list[tuple[int, int, bytes, int, int, bytes]], bool]:
+def received(stream: bytes, cuts: list[int]) -> tuple[list[tuple[int, int, int, bytes, int, int, bytes]], bool]:
     """What an end makes of a stream that comes in pieces; nothing comes after it has closed."""
 
     async def run() -> Collector:
@@ -78,16 +81,6 @@ def received(stream: bytes, cuts: list[int]) -> tuple[list[tuple[int, int, bytes
 @given(streams, st.lists(st.integers(0, 500), max_size=20))
 def test_z06_any_bytes_are_the_same_frames_however_they_are_cut(stream: bytes, cuts: list[int]) -> None:
     assert received(stream, cuts) == received(stream, [])
-
-
-@given(st.binary(max_size=60) | st.binary(max_size=40).map(struct.pack("<I", 8).__add__))
-def test_z06_any_bytes_are_options_or_a_value_error(body: bytes) -> None:
-    try:
-        options, rest = unpack_options(memoryview(body))
-    except (ValueError, struct.error):
-        return
-    assert json.loads(json.dumps(options)) == options
-    assert body.endswith(bytes(rest))
 
 
 def picture(kind: str, mode: str, size: tuple[int, int]) -> bytes:
@@ -123,10 +116,11 @@ def test_z06_any_picture_and_settings_are_an_array_or_an_error_of_ours(
     data: bytes, settings: dict[str, object], shape: tuple[int | None, ...], datatype: str
 ) -> None:
     taken = Signature((TensorSpec("x", datatype, shape),), (TensorSpec("y", "FP32", (None,)),))
-    body = pack_options({"image": settings}, data)
-    decoded, error = attempt(lambda: image.decode(memoryview(body), taken))
+    text = orjson.dumps({"image": settings})
+    served = Served("m", 1, taken)
+    decoded, error = attempt(lambda: image.decode(memoryview(text + data), len(text), served))
     if decoded is not None:
-        array = decoded[0]["x"]
+        array = decoded.feeds["x"]
         assert array.dtype == DTYPES[datatype]
         assert array.ndim == 4
         assert np.isfinite(array.astype(np.float64)).all()

@@ -182,3 +182,33 @@ def test_fields_are_read_as_they_are_encoded() -> None:
     assert [data[begin:end] for begin, end in message.all("text", "packed")] == [b"x", b"\x96\x01"]
     assert (message.number("number"), message.number("wide"), message.number("other")) == (150, 7, 0)
     assert read_numbers(data, message.all("packed")[0], Field("packed", 1)) == [150]
+
+
+def node_model(*nodes: onnx.NodeProto) -> bytes:
+    """A model of these nodes; only the structure is looked at."""
+    graph = helper.make_graph(nodes, "graph", [], [])
+    data: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize("operator", sorted(schema.RANDOM))
+def test_operators_of_chance_are_found_at_any_depth(operator: str) -> None:
+    node = helper.make_node(operator, ["x"], ["y"], seed=1.0)
+    branch = helper.make_graph([node], "branch", [], [])
+    inside = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    assert not check_structure(node_model(node))
+    assert not check_structure(node_model(inside))
+    function = helper.make_function("own", "F", ["x"], ["y"], [node], [helper.make_opsetid("", 17)])
+    model = onnx.ModelProto.FromString(node_model(helper.make_node("F", ["x"], ["y"], domain="own")))
+    model.functions.append(function)
+    assert not check_structure(model.SerializeToString())
+
+
+def test_dropout_is_chance_in_training_only() -> None:
+    assert check_structure(node_model(helper.make_node("Dropout", ["x"], ["y"])))
+    assert check_structure(node_model(helper.make_node("Dropout", ["x", "ratio"], ["y"])))
+    assert check_structure(node_model(helper.make_node("Dropout", ["x", "ratio", ""], ["y"])))
+    assert not check_structure(node_model(helper.make_node("Dropout", ["x", "ratio", "training"], ["y"])))
+    assert check_structure(onnx_models.constant(1))

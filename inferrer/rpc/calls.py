@@ -1,0 +1,142 @@
+"""What every call has in common: its id and deadline, how long its message may take to come, how it fails, its count.
+
+A call's bytes are taken as a stream of one message: gRPC would wait for a whole message without end, and hold a place
+for a client that never sends one.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc.aio
+
+from inferrer.rpc.statuses import REQUEST_ID, status_of, trailers_of
+from mlbuffet.chassis.ids import request_id_of
+from mlbuffet.chassis.request import PREDICT_BYTES
+from mlbuffet.chassis.telemetry import RequestCounts
+from mlbuffet.chassis.web import CLIENT_GONE, log_failure, log_gone, log_slow
+from mlbuffet.errors import (
+    BadRequestError,
+    BusyError,
+    DeadlineExceededError,
+    MLBuffetError,
+    RequestTimeoutError,
+)
+
+log = logging.getLogger(__name__)
+
+METHOD = "GRPC"  # where HTTP has one
+_OK = 200
+
+
+class RpcCall:
+    """One call: who asks for how long, and which model it turned out to be for."""
+
+    __slots__ = ("_context", "model", "request_id", "route")
+
+    def __init__(self, context: Any, route: str) -> None:  # noqa: ANN401 - grpc has no types
+        self._context = context
+        self.route = route
+        self.model = ""  # a registered name, or empty
+        # Values of keys that end in -bin are bytes, all others text.
+        given = next((value for key, value in context.invocation_metadata() if key == REQUEST_ID), "")
+        self.request_id = request_id_of(given.encode() if isinstance(given, str) else given)
+
+    def remaining_s(self) -> float | None:
+        """Seconds that the client will still wait; None where it does not say."""
+        remaining: float | None = self._context.time_remaining()
+        return remaining
+
+
+Method = Callable[[bytes, RpcCall], Awaitable[bytes]]
+
+
+class Calls:
+    """All calls of one process."""
+
+    def __init__(self, counts: RequestCounts, *, most: int, message_s: float, slow_s: float) -> None:
+        """`most` calls are taken at once; a call's message is there within `message_s`."""
+        self._counts = counts
+        self._most = most
+        self._message_s = message_s
+        self._slow_s = slow_s
+        self.active = 0
+
+    def handler(self, route: str, method: Method) -> Any:  # noqa: ANN401 - grpc has no types
+        """A method as grpc takes it: bytes in, bytes out."""
+
+        async def handle(_: object, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+            self.active += 1
+            try:
+                return await self._run(method, RpcCall(context, route), context)
+            finally:
+                self.active -= 1
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _run(self, method: Method, call: RpcCall, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+        """Answer a call, or end it with an error; count it, and log it where it failed or was slow."""
+        began_at = time.monotonic()
+        try:
+            reply = await self._answer(method, call, context)
+        except MLBuffetError as error:
+            self._counts.count(call.route, METHOD, error.status, call.model)
+            log_failure(error, call.request_id, call.route)
+            await context.abort(status_of(error), error.message, trailers_of(error, call.request_id))
+            raise  # never reached: `abort` raises what ends the handler
+        self._counts.count(call.route, METHOD, _OK, call.model)
+        seconds = time.monotonic() - began_at
+        if seconds > self._slow_s:
+            log_slow(call.route, seconds, call.request_id)
+        context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+        return reply
+
+    async def _answer(self, method: Method, call: RpcCall, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+        """Run a method; what nobody foresaw is an INTERNAL without details.
+
+        Raises:
+            MLBuffetError: what the client is to be told.
+        """
+        try:
+            if self.active > self._most:
+                msg = "this process handles as many calls as it may"
+                raise BusyError(msg)
+            return await method(await self._receive(context), call)
+        except MLBuffetError:
+            raise
+        except asyncio.CancelledError:
+            self._gone(call)
+            raise
+        except Exception as error:
+            log.exception("unforeseen failure", extra={"request_id": call.request_id})
+            msg = "something failed inside the server; its log has the details"
+            raise MLBuffetError(msg) from error
+
+    async def _receive(self, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
+        """The call's message.
+
+        Raises:
+            RequestTimeoutError, BadRequestError: it did not come.
+        """
+        try:
+            async with asyncio.timeout(self._message_s):
+                body: bytes | object = await context.read()
+        except TimeoutError:
+            msg = f"the message was not there within {self._message_s:g} s"
+            raise RequestTimeoutError(msg) from None
+        if isinstance(body, bytes):
+            return body
+        msg = f"the call has no message, or one of more than {PREDICT_BYTES} bytes"
+        raise BadRequestError(msg)
+
+    def _gone(self, call: RpcCall) -> None:
+        """Count and log a call that gRPC has ended: the client's time was over, or it left."""
+        if call.remaining_s() == 0:
+            error = DeadlineExceededError("the answer was not there within the time that the client allowed")
+            self._counts.count(call.route, METHOD, error.status, call.model)
+            log_failure(error, call.request_id, call.route)
+        else:
+            self._counts.count(call.route, METHOD, CLIENT_GONE, call.model)
+            log_gone(call.route, call.request_id)

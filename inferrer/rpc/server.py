@@ -1,0 +1,126 @@
+"""The gRPC server of one inferrer process: bounds, health, start and drain.
+
+Several processes listen on one port, among whom the kernel shares the connections. What a client may do is bounded
+here as far as gRPC's core has a bound for it, and in `calls` where it has none.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from inferrer.rpc.calls import Calls
+from inferrer.rpc.health import Health
+from inferrer.rpc.methods import methods
+from inferrer.services import Services
+from inferrer.settings import InferrerSettings
+from mlbuffet.chassis.request import PREDICT_BYTES
+from mlbuffet.chassis.telemetry import RequestCounts
+from mlbuffet.oip import inference_pb2
+
+log = logging.getLogger(__name__)
+
+SERVICE: str = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_STANDARD: tuple[str, ...] = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+_METADATA_BYTES = 1 << 14
+_MOST_CALLS = 1024
+_FLUSH_S = 0.25
+_LOOK_S = 0.02
+_SECOND_MS = 1000
+
+
+def options_of(settings: InferrerSettings) -> list[tuple[str, int]]:
+    """What gRPC's core is told: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", PREDICT_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+        ("grpc.max_concurrent_streams", 256),
+        ("grpc.max_allowed_incoming_connections", 256),
+        ("grpc.server_handshake_timeout_ms", int(settings.head_s * _SECOND_MS)),
+        ("grpc.max_connection_idle_ms", int(settings.keep_alive_s * _SECOND_MS)),
+        # A client that is gone without a word is found out, and its calls are given up.
+        ("grpc.keepalive_time_ms", 60 * _SECOND_MS),
+        ("grpc.keepalive_timeout_ms", 20 * _SECOND_MS),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10 * _SECOND_MS),
+    ]
+
+
+class RpcServer:
+    """Made and started on the process's event loop; `drain` ends it."""
+
+    def __init__(self, services: Services, counts: RequestCounts) -> None:
+        settings = services.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._address = f"{host}:{settings.grpc_port}"
+        self._options = options_of(settings)
+        self._calls = Calls(counts, most=_MOST_CALLS, message_s=settings.timeout_s, slow_s=settings.slow_s)
+        self._handlers = {
+            name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()
+        }
+        self._health = Health((SERVICE,), lambda: bool(services.dataplane.replicas.ready()))
+        self._drain_s = settings.drain_s
+        self._ending: set[asyncio.Task[None]] = set()
+        self._server: Any = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            RuntimeError: the port cannot be listened on.
+        """
+        asyncio.get_running_loop().set_exception_handler(_tell)
+        self._server = await self._listen()
+        self._health.start()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def _listen(self) -> Any:  # noqa: ANN401 - grpc has no types
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, *_STANDARD), server)
+        server.add_insecure_port(self._address)
+        await server.start()
+        return server
+
+    async def _keep(self) -> None:
+        """Listen anew when grpc's server has given up, as it does for good when a call's path is no UTF-8.
+
+        What it has in flight may end. It says nothing of itself, and cannot be asked in public.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if not self._server._server.is_running():  # noqa: SLF001
+                log.warning("gRPC server gave up and is started again")
+                given_up, self._server = self._server, await self._listen()
+                self._ending.add(ending := asyncio.get_running_loop().create_task(given_up.stop(self._drain_s)))
+                ending.add_done_callback(self._ending.discard)
+
+    def failed(self) -> bool:
+        """Tell whether it has ended for good, which the process then is to do as well."""
+        return self._keeper is not None and self._keeper.done()
+
+    async def drain(self) -> None:
+        """Take no new connections, let calls that are in flight end, then close everything."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        await self._health.drain()
+        stopping = asyncio.get_running_loop().create_task(self._server.stop(self._drain_s))
+        while self._calls.active and not stopping.done():
+            await asyncio.sleep(_LOOK_S)
+        # Whoever is left watches health or keeps a reflection open, and waits for nothing.
+        await self._server.stop(_FLUSH_S)
+        await stopping
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a task failed with that nobody waited for; where grpc's server gives up, there is a record already."""
+    if not isinstance(context.get("exception"), UnicodeDecodeError):
+        loop.default_exception_handler(context)
