@@ -1,0 +1,1 @@
+"""Run with the interpreter of the environment that has tritonclient."""
