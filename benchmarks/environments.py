@@ -25,19 +25,27 @@ def python_of(name: str) -> Path:
     Raises:
         InstallError: it cannot be made.
     """
-    folder = HERE / ".peers" / name
-    requirements = PEERS / name / "requirements.txt"
+    return installed(HERE / ".peers" / name, PEERS / name / "requirements.txt")
+
+
+def installed(folder: Path, requirements: Path) -> Path:
+    """The interpreter of the environment in a folder, which is made anew when its requirements have changed.
+
+    Raises:
+        InstallError: it cannot be made.
+    """
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     stamp = folder / "installed"
     python = folder / "bin" / "python"
     if stamp.is_file() and stamp.read_text(encoding="ascii") == wanted:
         return python
-    print(f"installing {name}", file=sys.stderr)
+    print(f"installing {folder.name}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
     # --no-deps: the file names every package, so nothing unpinned can come in.
-    command = [str(python), "-m", "pip", "install", "-qq", "--no-deps", "--requirement", str(requirements)]
-    status = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+    # --no-compile: most modules are never imported.
+    options = ["-qq", "--no-deps", "--no-compile", "--requirement", str(requirements)]
+    status = subprocess.run([str(python), "-m", "pip", "install", *options], stdout=sys.stderr, check=False).returncode
     if status:
         msg = f"pip ended with status {status}"
         raise InstallError(msg)

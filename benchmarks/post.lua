@@ -1,12 +1,15 @@
 -- For wrk: POST the file named by the first argument again and again; say as JSON what came of it.
--- wrk ... -s post.lua URL -- BODY_FILE
+-- wrk ... -s post.lua URL -- BODY_FILE "Name: value" ...
 
 function init(args)
   local file = assert(io.open(args[1], "rb"))
   wrk.body = file:read("*a")
   file:close()
   wrk.method = "POST"
-  wrk.headers["Content-Type"] = "application/json"
+  for i = 2, #args do
+    local name, value = args[i]:match("^(.-): (.*)$")
+    wrk.headers[name] = value
+  end
 end
 
 function done(summary, latency, _)

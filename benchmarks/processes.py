@@ -10,9 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+CORES = len(os.sched_getaffinity(0))
 _TICKS = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/<pid>/stat behind the command's name, counted from the process's state.
 _PARENT, _UTIME, _STIME = 1, 11, 12
+_SETTLE_S = 15.0
+_STOP_S = 20.0
+_LOOK_S = 0.2
+_IDLE = 0.1  # of a core
 
 
 class NotReadyError(RuntimeError):
@@ -56,7 +61,7 @@ def pss_bytes(pids: list[int]) -> int:
     return total
 
 
-def wait_until(check: Callable[[], bool], process: subprocess.Popen[bytes], timeout_s: float = 60) -> None:
+def wait_until(check: Callable[[], bool], process: subprocess.Popen[bytes], timeout_s: float = 120) -> None:
     """Poll until a server says that it is ready.
 
     Raises:
@@ -73,6 +78,17 @@ def wait_until(check: Callable[[], bool], process: subprocess.Popen[bytes], time
         time.sleep(0.05)
 
 
+def settle(pid: int) -> None:
+    """Wait until a server has nothing to do, at most 15 s: what is left of a load must not be charged to the next."""
+    ends_at = time.monotonic() + _SETTLE_S
+    used = cpu_seconds(tree(pid))
+    while time.monotonic() < ends_at:
+        time.sleep(_LOOK_S)
+        before, used = used, cpu_seconds(tree(pid))
+        if used - before <= _IDLE * _LOOK_S:
+            return
+
+
 def end_on_sigterm() -> None:
     """Let SIGTERM end this process as Ctrl-C does, so that the servers it started are stopped."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -80,13 +96,13 @@ def end_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Stop a process, started in a session of its own, at the end; kill its whole group if it does not stop."""
+    """Stop a process, started in a session of its own, at the end; kill what is left of its group then."""
     try:
         yield process
     finally:
         process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()

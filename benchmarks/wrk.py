@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.environments import HERE
@@ -29,7 +30,7 @@ class LoadError(RuntimeError):
     """wrk could not run, or some answers were not 2xx or 3xx: the numbers would mean nothing."""
 
 
-def post(url: str, body: bytes, *, connections: int, seconds: int) -> Load:
+def post(url: str, body: bytes, headers: Mapping[str, str], *, connections: int, seconds: int) -> Load:
     """Load a server.
 
     Raises:
@@ -38,8 +39,9 @@ def post(url: str, body: bytes, *, connections: int, seconds: int) -> Load:
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "-s", str(HERE / "post.lua")]
-        done = subprocess.run(["wrk", *options, url, "--", file.name], capture_output=True, text=True, check=False)
+        options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=60s", "-s", str(HERE / "post.lua")]
+        script = [file.name, *(f"{name}: {value}" for name, value in headers.items())]
+        done = subprocess.run(["wrk", *options, url, "--", *script], capture_output=True, text=True, check=False)
     line = next((line for line in done.stdout.splitlines() if line.startswith(_MARK)), None)
     if line is None:
         msg = f"wrk ended with status {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}"

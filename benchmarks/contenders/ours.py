@@ -1,0 +1,84 @@
+"""MLBuffet: the platform as `mlbuffet up` starts it."""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.contenders import oip
+from benchmarks.contenders.contender import BINARY, Contender, Request, Running, free_ports, server
+from benchmarks.environments import ROOT
+from benchmarks.machine import installed
+from benchmarks.processes import wait_until
+from benchmarks.workloads import Workload
+
+_UPLOAD_S = 60
+
+
+class Ours(Contender):
+    """Both tiers: an inferrer with a worker for each core, two modelhosts, a runner for each model in each."""
+
+    name = "MLBuffet"
+    key = "ours"
+    what = "`mlbuffet up`: inferrer with one worker per core, 2 modelhosts; iris by V1 JSON, the others by V2"
+
+    def install(self) -> None:
+        """Nothing to do: it runs from this tree."""
+
+    def versions(self) -> Mapping[str, str]:
+        """The packages on the path of a prediction."""
+        return installed("gunicorn", "uvloop", "httptools", "orjson", "numpy", "onnxruntime")
+
+    @contextlib.contextmanager
+    def start(self, workload: Workload) -> Iterator[Running]:
+        """Start it over an empty repository and upload the model."""
+        port = free_ports(1)[0]
+        base = f"http://127.0.0.1:{port}"
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            arguments = ["up", "--port", str(port), "--repository", f"{folder}/repository"]
+            command = [str(Path(sys.executable).with_name("mlbuffet")), *arguments]
+            with server(command, Path(folder) / "log", ROOT, os.environ) as process:
+                wait_until(lambda: _ready(base), process)
+                upload(base, workload.name, workload.model)
+                wait_until(lambda: self.answers(base, workload), process)
+                yield Running(process.pid, base)
+
+    def request(self, workload: Workload, encoding: str) -> Request:
+        """V1 JSON for iris, as the short curl line has it; the protocol that others speak too for what is larger."""
+        if workload.name != "iris" or encoding == BINARY:
+            return oip.infer(workload, encoding)
+        path = f"/api/v1/models/{workload.name}/prediction"
+        return Request.of_json(path, {"values": workload.rows.tolist()})
+
+    def answer(self, body: bytes, headers: Mapping[str, str]) -> NDArray[np.generic]:
+        """The first output in either protocol."""
+        if "inference-header-content-length" in headers:
+            return oip.answer(body, headers)
+        answer = json.loads(body)
+        return np.asarray(answer["values"]) if "values" in answer else oip.answer(body, headers)
+
+
+def upload(base: str, name: str, model: Path) -> None:
+    """Upload a model file.
+
+    Raises:
+        OSError: it was refused.
+    """
+    url = f"{base}/api/v1/models/{name}"
+    request = urllib.request.Request(url, model.read_bytes(), method="PUT")  # noqa: S310 - our own address
+    request.add_header("Content-Type", "application/octet-stream")
+    with urllib.request.urlopen(request, timeout=_UPLOAD_S) as answer:  # noqa: S310 - our own address
+        answer.read()
+
+
+def _ready(base: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/health/ready", timeout=5):  # noqa: S310 - our own address
+        return True
+    return False
