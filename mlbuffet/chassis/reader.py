@@ -51,6 +51,7 @@ class RequestReader:
         self._line = b""  # of a request whose method is not whole yet
         self._head_bytes = 0
         self._framing_bytes = 0
+        self._trailer_bytes = 0
         self._body_ends_at = 0.0
 
     def head_complete(self, request: Request) -> None:
@@ -80,7 +81,7 @@ class RequestReader:
         return True
 
     def _count(self, request: Request, data: bytes, received: int) -> None:
-        """Bound what is no body: a head that is not whole yet, and what stands between chunks."""
+        """Bound what is no body: a head that is not whole, and from the second piece on what stands between chunks."""
         if not request.method:
             self._head_bytes += len(data)
             self._line += b"" if request.target else data
@@ -107,7 +108,7 @@ class RequestReader:
             return
         self.incoming = Request()
         self._line = b""
-        self._head_bytes = self._framing_bytes = 0
+        self._head_bytes = self._framing_bytes = self._trailer_bytes = 0
         self.expires_at = self._clock() + self.limits.head_timeout_s
 
     def on_url(self, part: bytes) -> None:
@@ -125,7 +126,7 @@ class RequestReader:
             return
         name = name.lower()
         if request.method:
-            self._check_trailer(name)
+            self._check_trailer(name, value)
             return
         if len(request.headers) >= limits.header_count or len(name) + len(value) > limits.header_bytes:
             msg = f"a request has at most {limits.header_count} header fields of {limits.header_bytes} bytes"
@@ -136,8 +137,11 @@ class RequestReader:
         # A field that comes twice is one with both values, as WSGI has it: the lane and Flask read the same.
         fields[name] = b"%b,%b" % (fields[name], value) if name in fields else value
 
-    def _check_trailer(self, name: bytes) -> None:
-        """Trailers are dropped, and those that may not be one are refused."""
+    def _check_trailer(self, name: bytes, value: bytes) -> None:
+        """Trailers are dropped, and those that may not be one are refused; they are bounded as the head is."""
+        self._trailer_bytes += len(name) + len(value) + 4  # a colon, a space, the end of the line
+        if self._trailer_bytes > self.limits.head_bytes:
+            self._refuse(BadRequestError(f"trailers have at most {self.limits.head_bytes} bytes"))
         if name in _FORBIDDEN_TRAILERS:
             self._refuse(BadRequestError(f"{name.decode('ascii')} may not come behind the body"))
 

@@ -162,3 +162,10 @@ def test_only_so_many_heads_are_known(count: int) -> None:
     assert len(heads._known) == 512
     assert heads.find(request(f"/{count - 1}", b"{}")) is not None
     assert heads.find(request("/0", b"{}")) is None
+
+
+@pytest.mark.parametrize(("trailers", "status"), [(1, 200), (1000, 200), (20_000, 400)])
+def test_h03_trailers_are_bounded_though_they_come_in_one_piece(trailers: int, status: int) -> None:
+    head = b"POST /e HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    for sent in (head + b"X: y\r\n" * trailers + b"\r\n", head + b"X: " + b"y" * 4 * trailers + b"\r\n\r\n"):
+        assert answers(KnownHeads(), [sent]).startswith(b"HTTP/1.1 %d " % status)
