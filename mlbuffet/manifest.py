@@ -71,19 +71,25 @@ class ImageSettings:
         Raises:
             UnprocessableError: an unknown field, or one of the wrong type.
         """
-        if not isinstance(data, Mapping):
-            msg = f"image settings are an object; received {type(data).__name__}"
-            raise UnprocessableError(msg)
-        unknown = set(data) - {spec.name for spec in fields(cls)}
-        if unknown:
-            msg = f"image settings are scale, mean, std and labels; received {min(unknown)[:80]!a}"
-            raise UnprocessableError(msg)
+        data = _settings("image", "scale, mean, std and labels", data, cls)
         std = _numbers("std", data.get("std", ()))
         if 0 in std:
             msg = "std must not hold 0"
             raise UnprocessableError(msg)
         (scale,) = _numbers("scale", [data.get("scale", 1.0)])
         return cls(scale, _numbers("mean", data.get("mean", ())), std, _labels(data.get("labels", ())))
+
+
+def _settings(kind: str, names: str, data: object, target: type) -> Mapping[str, Any]:
+    """Settings as a user gave them, an object of no other fields than the dataclass `target` has."""
+    if not isinstance(data, Mapping):
+        msg = f"{kind} settings are an object; received {type(data).__name__}"
+        raise UnprocessableError(msg)
+    unknown = set(data) - {spec.name for spec in fields(target)}
+    if unknown:
+        msg = f"{kind} settings are {names}; received {min(unknown)[:80]!a}"
+        raise UnprocessableError(msg)
+    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +108,7 @@ class ServingSettings:
         Raises:
             UnprocessableError: an unknown field, or one of the wrong type.
         """
-        if not isinstance(data, Mapping):
-            msg = f"serving settings are an object; received {type(data).__name__}"
-            raise UnprocessableError(msg)
-        unknown = set(data) - {*_MOST_OF, "cache"}
-        if unknown:
-            msg = f"serving settings are batch_rows, cache, runners and threads; received {min(unknown)[:80]!a}"
-            raise UnprocessableError(msg)
+        data = _settings("serving", "batch_rows, cache, runners and threads", data, cls)
         if type(data.get("cache", False)) is not bool:
             msg = f"cache is true or false; received {type(data['cache']).__name__}"
             raise UnprocessableError(msg)
