@@ -5,6 +5,7 @@ that would not be without it (docs/adr/0018-numbers-without-objects.md).
 """
 
 import re
+from collections.abc import Iterator
 from math import prod
 from typing import cast
 
@@ -18,6 +19,7 @@ from modelhost.codecs.request import Array
 from modelhost.codecs.tensors import to_array
 
 LONG_BYTES = 1 << 10  # a shorter text is as fast as a list
+PIECE_BYTES = 1 << 16  # read at once: what is made of it stays in the processor's cache, and on pages that are there
 _MOST_KEPT_BYTES = 1 << 18  # a parser keeps the memory of its longest text
 _MOST_RANK = 32
 _EXACT = float(1 << 53)  # whole numbers below are all floats too
@@ -35,24 +37,42 @@ def read_tensor(spec: TensorSpec, text: bytes) -> Array:
         ResourceLimitError: more than fits into memory.
     """
     if len(text) > LONG_BYTES:
-        array = _array(text)
+        array = _array(spec, text)
         if array is not None:
-            return to_array(spec, array, plain=True)
+            return array
         check_memory(text)
     return to_array(spec, parse(text), plain=b"r" not in text and b"s" not in text)  # as in true and false
 
 
-def _array(text: bytes) -> Array | None:
-    """The array that a text is; none if it is anything but numbers in a rectangle, all of which a float64 holds."""
-    parser = _parser if len(text) <= _MOST_KEPT_BYTES else simdjson.Parser()
+def _array(spec: TensorSpec, text: bytes) -> Array | None:
+    """The tensor that a text is; none if it is anything but numbers in a rectangle, all of which a float64 holds."""
+    pieces = []
     try:
-        flat = np.frombuffer(cast("simdjson.Array", parser.parse(text)).as_buffer(of_type="d"))
+        for piece in _pieces(text):
+            parser = _parser if len(piece) <= _MOST_KEPT_BYTES else simdjson.Parser()
+            flat = np.frombuffer(cast("simdjson.Array", parser.parse(piece)).as_buffer(of_type="d"))
+            if not flat.size or max(flat.max(), -flat.min()) >= _EXACT:
+                return None
+            pieces.append(to_array(spec, flat, plain=True))
     except (ValueError, TypeError, RuntimeError, MemoryError):
         return None
-    if not flat.size or max(flat.max(), -flat.min()) >= _EXACT:
-        return None
-    shape = _shape(text, flat.size)
-    return None if shape is None else flat.reshape(shape)
+    array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    shape = _shape(text, array.size)
+    return None if shape is None else array.reshape(shape)
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """A text as it is, or, if it is long and but one list of numbers, the same numbers in several lists."""
+    start = _depth(text)
+    if len(text) <= PIECE_BYTES or text.find(b"[", start) >= 0:
+        yield text
+        return
+    end = len(text) - start
+    while start <= end:
+        stop = text.find(b",", start + PIECE_BYTES, end)
+        stop = end if stop < 0 else stop
+        yield b"[%b]" % text[start:stop]
+        start = stop + 1
 
 
 def _shape(text: bytes, count: int) -> tuple[int, ...] | None:

@@ -17,6 +17,7 @@ from modelhost.codecs import buffet, numbers, oip
 from modelhost.codecs.cut import cut, is_sound
 from modelhost.codecs.request import Decoded, Served
 
+FLOATS = TensorSpec("x", "FP64", (None,))
 Y = (TensorSpec("y", "FP32", (None,)),)
 Decoder = Callable[[memoryview, int, Served], Decoded]
 
@@ -46,10 +47,11 @@ def oip_without(body: memoryview, split: int, served: Served) -> Decoded:  # noq
 
 def same(text: bytes, served: Served, fast: Decoder, plain: Decoder) -> None:
     expected = outcome(plain, text, served)
-    for long_bytes in (0, 1 << 10):
+    for long_bytes, piece_bytes in ((0, 4), (0, 1 << 16), (1 << 10, 1 << 16)):
         for _ in range(2):  # the second time from memory
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(numbers, "LONG_BYTES", long_bytes)
+                patch.setattr(numbers, "PIECE_BYTES", piece_bytes)
                 patch.setattr(buffet, "LONG_BYTES", long_bytes)
                 assert outcome(fast, text, served) == expected
 
@@ -154,7 +156,7 @@ def _is_list(value: object) -> bool:
 def test_a_long_array_becomes_no_objects_whatever_its_shape(shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(7).normal(size=shape)
     for text in (orjson.dumps(array.tolist()), json.dumps(array.tolist(), indent=1).encode()):
-        found = numbers._array(text)
+        found = numbers._array(FLOATS, text)
         assert found is not None
         np.testing.assert_array_equal(found, array)
 
@@ -168,7 +170,7 @@ def test_a_long_array_becomes_no_objects_whatever_its_shape(shape: tuple[int, ..
     ids=range(24),
 )  # fmt: skip
 def test_what_is_not_plainly_a_rectangle_of_numbers_is_left_to_the_other_parser(text: str) -> None:
-    assert numbers._array(text.encode()) is None
+    assert numbers._array(FLOATS, text.encode()) is None
 
 
 @pytest.mark.parametrize(
