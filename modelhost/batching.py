@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _WORTH = 0.95  # a larger batch is taken when a row in it costs less than this share
+_VAIN = 2  # sizes in a row that gain nothing end the search: one may have been disturbed
 
 
 class Job(Protocol):
@@ -49,13 +50,14 @@ def best_limit(time_of: Callable[[int], float], budget_s: float) -> int:
     `time_of` runs so many rows and says how many seconds that took. A convolutional network is often slower per row in
     a batch on a CPU, a small model much faster.
     """
-    best, best_row_s, spent_s = 1, float("inf"), 0.0
+    best, best_row_s, spent_s, vain = 1, float("inf"), 0.0, 0
     for size in _SIZES:
         took_s = time_of(size)
         spent_s += took_s
-        if took_s / size > best_row_s * _WORTH:
-            break
-        best, best_row_s = size, took_s / size
-        if spent_s + took_s > budget_s:
+        if took_s / size <= best_row_s * _WORTH:
+            best, best_row_s, vain = size, took_s / size, 0
+        else:
+            vain += 1
+        if vain == _VAIN or spent_s + took_s > budget_s:
             break
     return best

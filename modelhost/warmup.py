@@ -1,5 +1,6 @@
 """Finds out while a model warms up how it runs best: on how many threads, and how many rows at once, if at all."""
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from modelhost.tasks import RunnerTask, Tuning
 
 _ROWS = 4
 _BUDGET_S = 0.05
-_REPEATS = 5
+_REPEATS, _REPEATS_S = 5, 0.002  # a run of microseconds is repeated until whatever disturbed the first ones is over
 _LONG_S = 2.0  # a model that runs so long is not tried once more with other threads: loading must end
 _TOLERANCE = 1e-4
 
@@ -125,12 +126,11 @@ def _time_of(model: OnnxModel, rows: int) -> float:
 def _least_s(run: Callable[[], object]) -> float:
     """The least of a few runs, in seconds; fewer of what takes long."""
     best_s = float("inf")
-    ends_at = time.perf_counter() + _BUDGET_S
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
+    began = start = time.perf_counter()
+    for count in itertools.count(1):
         run()
         ended = time.perf_counter()
-        best_s = min(best_s, ended - began)
-        if ended > ends_at:
+        best_s, began = min(best_s, ended - began), ended
+        if ended - start > (_REPEATS_S if count >= _REPEATS else _BUDGET_S):
             break
     return best_s
