@@ -224,7 +224,7 @@ class Client:
         wish = {"name": name, "scopes": list(scopes), "expires": expires, "rate": rate}
         return self._json("POST", "/api/v1/keys", once=True, data=dumps(wish))  # type: ignore[return-value]
 
-    def keys(self) -> list[ApiKey]:
+    def api_keys(self) -> list[ApiKey]:
         """What is told of each API key."""
         return self._json("GET", "/api/v1/keys")["keys"]  # type: ignore[no-any-return]
 

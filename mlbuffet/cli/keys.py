@@ -93,7 +93,7 @@ def _made_in(repository: Path, wish: Wish) -> NewKey:
 @asks_server
 def list_keys(client: Client, *, as_json: bool) -> None:
     """List the keys, without the keys themselves."""
-    found = client.keys()
+    found = client.api_keys()
     if as_json:
         write_json(found)
         return
