@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -490,10 +491,10 @@ def test_s12_nothing_that_looks_like_an_address_is_asked(keyed: RunningPlatform)
 
 def asked_with(platform: RunningPlatform, address: str) -> Iterator[requests.Response]:
     """Requests with an address in every field that there is."""
-    quoted = requests.utils.quote(address, safe="")
+    quoted = quote(address, safe="")
     iris, url, admin = platform.path("iris.onnx"), platform.url, platform.headers()
-    headers = ("X-Request-Id", "Idempotency-Key", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Referer")
-    headers += ("X-Original-URL", "Location", "Callback-Url", "If-Match", "User-Agent", "Origin", "Host")
+    headers = ["X-Request-Id", "Idempotency-Key", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Referer"]
+    headers += ["X-Original-URL", "Location", "Callback-Url", "If-Match", "User-Agent", "Origin", "Host"]
 
     def send(method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401 - as requests takes them
         more = options.pop("headers", {})

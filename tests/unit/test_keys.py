@@ -276,16 +276,14 @@ def test_keys_given_from_outside_begin_a_repository_once(tmp_path: Path) -> None
 def test_a_ring_is_open_until_there_is_a_key_and_never_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = KeyStore(tmp_path)
     ring = KeyRing(store)
-    anybody = ring.anybody
-    assert not ring.closed
-    assert anybody.again()
+    states = [(ring.closed, ring.anybody.again())]
     _, text = ring.make(Wish("me", ["admin"]))
-    assert ring.closed
-    assert not anybody.again()
+    states.append((ring.closed, ring.anybody.again()))
     store.path.unlink()
     ring.refresh()
     ring.refresh()
-    assert ring.closed
+    states.append((ring.closed, ring.anybody.again()))
+    assert states == [(False, True), (True, False), (True, False)]
     assert ring.find(*bearer(text)) is not None
     assert [record.__dict__["why"] for record in caplog.records if record.message == "keys not read"] == [
         "the file of keys is gone"
