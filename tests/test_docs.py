@@ -76,6 +76,16 @@ def test_readme_does_what_it_says(folder: Path, started: int) -> None:
             )
 
 
+def test_the_page_on_keys_does_what_it_says(folder: Path, started: int) -> None:
+    examples = list(readme.examples(page("docs/keys.md").replace(PORT, f":{started}")))
+    assert len(examples) > 4
+    environment = {"MLBUFFET_URL": f"http://127.0.0.1:{started}", "PYTHONPATH": str(ROOT)}
+    for example in examples:
+        printed = readme.run(example, folder, environment)
+        assert example.output is not None
+        assert readme.is_as_shown(example.output, printed), f"keys.md, line {example.line}:\n{printed}"
+
+
 def ask(line: str, folder: Path, platform: RunningPlatform) -> str:
     """Run a curl line against the platform; returns the status."""
     code = line.replace(PORT, f":{platform.port}") + " --silent --write-out '\\n%{http_code}'"
