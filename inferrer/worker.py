@@ -17,7 +17,6 @@ import uvloop
 from gunicorn.workers.base import Worker
 
 from inferrer.app import Inferrer
-from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import die_with_parent, settle_memory
 from mlbuffet.chassis.request import Limits
@@ -61,8 +60,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             keep_alive_s=settings.keep_alive_s,
             threads=settings.threads,
         )
-        hosts = HostPolicy(settings.hosts, settings.origins)
-        server = HttpServer(inferrer.app, inferrer.lane, limits, hosts=hosts, lane_on=settings.lane)
+        server = HttpServer(inferrer.app, inferrer.lane, limits, gate=inferrer.gate, lane_on=settings.lane)
         await self._connected(inferrer)
         listeners = [listener.sock for listener in self.sockets]
         for listener in listeners:
@@ -92,7 +90,7 @@ async def _start_rpc(inferrer: Inferrer) -> "RpcServer":
     """Serve gRPC as well; only then is it imported, by the arbiter already, whose memory is shared."""
     from inferrer.rpc.server import RpcServer  # noqa: PLC0415
 
-    rpc = RpcServer(inferrer.services, inferrer.counts)
+    rpc = RpcServer(inferrer.services, inferrer.counts, inferrer.gate)
     await rpc.start()
     return rpc
 
