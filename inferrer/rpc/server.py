@@ -64,7 +64,7 @@ class RpcServer:
         self._handlers = {
             name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()
         }
-        self._health = Health((SERVICE,), lambda: bool(services.dataplane.replicas.ready()))
+        self._health = Health((SERVICE,), lambda: services.dataplane.ready)
         self._drain_s = settings.drain_s
         self._ending: set[asyncio.Task[None]] = set()
         self._server: Any = None
