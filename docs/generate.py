@@ -71,7 +71,11 @@ INFERRER = {
         "Threads of each process that run Flask routes, half of them for requests whose body is still coming; another "
         "256 requests may wait for either half."
     ),
-    "drain_s": "Seconds that requests in flight get when the inferrer is stopped.",
+    "drain_notice_s": (
+        "Seconds after SIGTERM in which readiness fails already and connections are still taken, so that whoever "
+        "balances moves on; each answer then ends its connection. Longer than it takes the balancer to ask."
+    ),
+    "drain_s": "Seconds that requests in flight get after that.",
     "head_s": "Seconds that a request's head may take to arrive.",
     "body_idle_s": (
         "Seconds without a byte of a request's body after which it is answered `REQUEST_TIMEOUT`, and in which a "
@@ -115,6 +119,10 @@ MODELHOST = {
         "has is measured when it is loaded, unless its serving settings say."
     ),
     "queue": "Requests of one model version that may wait or run; the next one is answered `QUEUE_FULL`.",
+    "drain_s": (
+        "Seconds that predictions under way get when the modelhost is stopped. What is not done then is sent once more "
+        "to another one."
+    ),
     "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
 }
 

@@ -1,6 +1,8 @@
 """Writes answers to a connection: no faster than the client reads, and no longer than it reads at all."""
 
 import asyncio
+import fcntl
+import termios
 from http import HTTPStatus
 
 from mlbuffet.chassis.request import Limits, Request, phrase_of
@@ -113,12 +115,26 @@ class ResponseWriter:
         """Send all that was written, then FIN; linger where unread bytes would destroy the answer by RST."""
         if self._transport is None:
             return
-        if not linger:
-            self._watch_reader()
+        self._watch_reader()
+        if linger:
+            self._transport.write_eof()
+            self._loop.call_later(self._limits.linger_s, self._end)
+        else:
             self._transport.close()
-            return
-        self._transport.write_eof()
-        self._loop.call_later(self._limits.linger_s, self.abort)
+
+    def _end(self) -> None:
+        """Close what the client does not, once it has all."""
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._loop.call_later(self._limits.linger_s, self._end)
+        else:
+            self.abort()
+
+    def has_unread(self) -> bool:
+        """Tell whether the kernel has bytes of the client that the loop has not come round to."""
+        if self._transport is None:
+            return False
+        sock = self._transport.get_extra_info("socket")
+        return any(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
 
     def abort(self) -> None:
         """Drop the connection."""
