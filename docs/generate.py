@@ -96,12 +96,21 @@ INFERRER = {
 MODELHOST = {
     "id": "Its name in answers and logs. Empty: the machine's name and eight random digits.",
     "channel": (
-        "Where inferrers connect: `unix:` and a socket's path, or `tcp://host:port`, beyond loopback only with TLS."
+        "Where inferrers connect: `tcp://host:port`, beyond loopback only with TLS, or `unix:` and a socket's path, or "
+        "both. In a folder, `unix:/folder/`, the socket is named after the modelhost, and what ended ones have left is "
+        "removed. An inferrer that finds both ways uses the socket."
     ),
-    "tls_folder": "As for the inferrer. A certificate must be valid for the name `mlbuffet-modelhost`.",
+    "tls_folder": (
+        "As for the inferrer. The certificates name roles: this service's must be valid for `mlbuffet-modelhost`, and "
+        "only one that is valid for `mlbuffet-inferrer` may connect. Renewed files count for new connections."
+    ),
     "host": "Address for health, metrics and the list of what is loaded. Loopback only.",
     "port": "Its port; 0 takes a free one, which the log names.",
-    "repository": "The model repository's folder, the one that the inferrer writes.",
+    "repository": "The model repository's folder, the one that the inferrer writes; for a mirror, a folder of its own.",
+    "mirror": (
+        "Whether the repository's volume is not here, as on another node: the modelhost is then told by the inferrers "
+        "what is in it, and fetches what it runs. Several mirrors may share a folder."
+    ),
     "memory_bytes": (
         "Memory that loaded models may take together; 0 means 40 % of what the machine or the container has."
     ),

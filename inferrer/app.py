@@ -28,10 +28,10 @@ from inferrer.routes.predictions import prediction_routes
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings, open_keys
 from inferrer.telemetry import BalancingCounts
+from mlbuffet.certificates import tls_context
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.telemetry import RequestCounts, exposition
 from mlbuffet.chassis.web import health_routes, log_slow, make_app, request_id, route
-from mlbuffet.endpoints import tls_context
 from mlbuffet.errors import MLBuffetError, ModelBusyError, StorageUnavailableError
 from mlbuffet.index import Index
 
