@@ -114,7 +114,12 @@ class Inventory:
         task.add_done_callback(self._leaving.discard)
 
     async def follow(self) -> None:
-        """Keep in step with the repository for ever; ready once all that is wanted has been tried."""
+        """Keep in step with the repository for ever; ready once all that is wanted has been tried.
+
+        Raises:
+            MLBuffetError: no model can be run here.
+        """
+        await self._supervisor.prove()
         while True:
             if self._index.current() != self._seen:
                 await self._catch_up()
