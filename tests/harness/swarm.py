@@ -62,6 +62,8 @@ class Node:
             "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
             "DOCKER_API_VERSION": "1.41",  # a client may be newer than Debian's engine
             "MLBUFFET_TAG": TAG,
+            "MLBUFFET_EDGE_TAG": TAG,
+            "MLBUFFET_CERTIFICATES": "",
         }
 
     @property
@@ -108,7 +110,7 @@ class Node:
             command = [*entered, "sh", "-c", own, "sh", *command]
         (self.folder / "pid").unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
-            subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            subprocess.run(["setsid", "--fork", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=True)
         wait_until(self.is_up, 60, f"the engine of {self.name}")
 
     def kill(self) -> None:
@@ -171,7 +173,9 @@ class Lab:
         run("ip", "netns", "del", _NAMESPACE)
         for link in ("docker_gwbridge", "docker0", _LINKS[0]):
             subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
-        run("iptables-restore", input=(FOLDER / "iptables").read_text())
+        rules = (FOLDER / "iptables").read_text()
+        cleared = "".join(f"*{table}\nCOMMIT\n" for table in ("filter", "nat") if f"*{table}" not in rules)
+        run("iptables-restore", input=rules + cleared)
         shutil.rmtree(FOLDER)
 
     def build(self, *services: str) -> None:
@@ -194,7 +198,8 @@ class Lab:
         first, second = self.nodes
         if not _is_in_swarm(first):
             first.docker("swarm", "init", "--advertise-addr", first.address)
-            first.docker("node", "update", "--label-add", "mlbuffet.repository=true", "self")
+        own = first.docker("info", "--format={{.Swarm.NodeID}}")
+        first.docker("node", "update", "--label-add", "mlbuffet.repository=true", own)
         second.start()
         if not _is_in_swarm(second):
             second.docker("swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address)

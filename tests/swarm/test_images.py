@@ -10,6 +10,7 @@ from tests.harness.platform import wait_until
 from tests.harness.swarm import TAG, Lab, Node
 
 SERVICES = ("inferrer", "modelhost", "edge", "metrics")
+MODELHOST = ("--volume=/repository", "--volume=/run/mlbuffet", "--env=MODELHOST_REPOSITORY=/repository")
 HARDENED = ("--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", "--network=none")
 
 
@@ -58,7 +59,7 @@ def test_d05_root_is_refused(lab: Lab, service: str) -> None:
 
 def test_d05_a_modelhost_becomes_healthy_with_nothing_but_its_own_process(lab: Lab) -> None:
     node = lab.first
-    with started(node, f"mlbuffet/modelhost:{TAG}", "--env=MODELHOST_REPOSITORY=/repository") as container:
+    with started(node, f"mlbuffet/modelhost:{TAG}", *MODELHOST) as container:
         wait_until(lambda: health(node, container) == "healthy", 40, "a healthy modelhost")
         status = status_of_first(node, container)
         assert status["CapEff"] == status["CapPrm"] == status["CapBnd"] == "0" * 16
@@ -69,7 +70,7 @@ def test_d05_a_modelhost_becomes_healthy_with_nothing_but_its_own_process(lab: L
 
 def test_the_first_process_of_a_modelhost_leaves_no_zombies_and_ends_with_its_fork_server(lab: Lab) -> None:
     node = lab.first
-    with started(node, f"mlbuffet/modelhost:{TAG}", "--env=MODELHOST_REPOSITORY=/repository") as container:
+    with started(node, f"mlbuffet/modelhost:{TAG}", *MODELHOST) as container:
         wait_until(lambda: health(node, container) == "healthy", 40, "a healthy modelhost")
         rows = [row.split() for row in node.docker("top", container, "-eo", "pid,stat,comm").splitlines()[1:]]
         assert [row for row in rows if row[1].startswith("Z")] == []
@@ -91,7 +92,7 @@ def test_d02_a_modelhost_that_cannot_run_models_ends(lab: Lab) -> None:
     """Its runtime imports, and fails at the first run."""
     broken = f"FROM mlbuffet/modelhost:{TAG}\nUSER 0\nRUN {_BREAK}\nUSER 10001:10001\n"
     lab.first.docker("build", "--tag=mlbuffet/modelhost:broken", "-", input=broken)
-    with started(lab.first, "mlbuffet/modelhost:broken", "--env=MODELHOST_REPOSITORY=/repository") as container:
+    with started(lab.first, "mlbuffet/modelhost:broken", *MODELHOST) as container:
         assert lab.first.docker("wait", container) == "1"
         log = lab.first.logs(container)
     assert "no model can be run here" in log
