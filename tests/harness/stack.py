@@ -2,14 +2,14 @@
 
 import secrets
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Self
 
 import requests
 import trustme
 
-from mlbuffet.keys import ADMIN, Wish, new_key
+from mlbuffet.keys import ADMIN, Wish, new_key, write_keys
 from tests.harness.platform import ROOT, wait_until
-from tests.harness.swarm import Lab, run
+from tests.harness.swarm import Lab, Node, run
 
 _READY_S = 120.0
 
@@ -27,7 +27,7 @@ class Stack:
         self.metrics_user = ("admin", secrets.token_urlsafe(24))
         self._secrets = _certificates() | {
             "key_hash": hashing_key.hex(),
-            "first_keys": write_first_keys(record),
+            "first_keys": write_keys([record], hashing_key).decode(),
             "metrics_users": f"userlist metrics\n  user admin insecure-password {self.metrics_user[1]}\n",
         }
 
@@ -50,12 +50,8 @@ class Stack:
         first = self.lab.first
         first.docker("stack", "rm", "mlbuffet")
         for node in self.lab.nodes:
-            wait_until(lambda node=node: not node.containers(), 60, "the end of all tasks")  # type: ignore[misc]
+            wait_until(lambda node=node: _is_clean(node), 90, f"{node.name} being free of it")  # type: ignore[misc]
         first.docker("secret", "rm", *(f"mlbuffet_{name}" for name in self._secrets))
-        for node in self.lab.nodes:
-            names = node.docker("volume", "ls", "--quiet", "--filter=name=mlbuffet_").split()
-            if names:
-                wait_until(lambda node=node, names=names: _removed(node, names), 30, "the volumes being free")  # type: ignore[misc]
 
     def deploy(self, *files: str, **variables: str) -> None:
         """Run `docker stack deploy`, with variables for the stack file."""
@@ -90,11 +86,13 @@ class Stack:
         return requests.post(url, json={"values": values}, headers=self.headers, timeout=60)
 
 
-def _removed(node: Any, names: list[str]) -> bool:  # noqa: ANN401 - a Node
-    try:
-        node.docker("volume", "rm", *names)
-    except AssertionError:
+def _is_clean(node: Node) -> bool:
+    """Remove the volumes that no container holds any more; tell whether that were all."""
+    if node.docker("ps", "--all", "--quiet", "--filter=label=com.docker.stack.namespace=mlbuffet"):
         return False
+    volumes = node.docker("volume", "ls", "--quiet", "--filter=name=mlbuffet_").split()
+    if volumes:
+        node.docker("volume", "rm", *volumes)
     return True
 
 
