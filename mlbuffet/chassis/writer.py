@@ -115,19 +115,21 @@ class ResponseWriter:
         """Send all that was written, then FIN; linger where unread bytes would destroy the answer by RST."""
         if self._transport is None:
             return
-        self._watch_reader()
-        if linger:
-            self._transport.write_eof()
-            self._loop.call_later(self._limits.linger_s, self._end)
-        else:
+        if not linger:
+            self._watch_reader()
             self._transport.close()
+            return
+        self._transport.write_eof()
+        self._loop.call_later(self._limits.linger_s, self._end)
 
     def _end(self) -> None:
-        """Close what the client does not, once it has all."""
-        if self._transport is not None and self._transport.get_write_buffer_size():
-            self._loop.call_later(self._limits.linger_s, self._end)
-        else:
+        """Close what the client does not; not before it has all, as long as it reads."""
+        if self._transport is None or not self._transport.get_write_buffer_size():
             self.abort()
+            return
+        if self.stalls_at == NEVER:
+            self._watch_reader()
+        self._loop.call_later(self._limits.linger_s, self._end)
 
     def has_unread(self) -> bool:
         """Tell whether the kernel has bytes of the client that the loop has not come round to."""
