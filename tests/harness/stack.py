@@ -7,7 +7,7 @@ from typing import Self
 import requests
 import trustme
 
-from mlbuffet.keys import ADMIN, Wish, new_key, write_keys
+from mlbuffet.keys import ADMIN, READ, Wish, new_key, write_keys
 from tests.harness.platform import ROOT, wait_until
 from tests.harness.swarm import Lab, Node, run
 
@@ -23,18 +23,20 @@ class Stack:
         self.deployed = ""
         hashing_key = secrets.token_bytes(32)
         record, self.key = new_key(Wish("test", (ADMIN,)), hashing_key, datetime.now(UTC))
+        reader, reader_key = new_key(Wish("metrics", (READ,)), hashing_key, datetime.now(UTC))
         self.headers = {"Authorization": f"Bearer {self.key}"}
         self.metrics_user = ("admin", secrets.token_urlsafe(24))
         self._secrets = _certificates() | {
             "key_hash": hashing_key.hex(),
-            "first_keys": write_keys([record], hashing_key).decode(),
+            "first_keys": write_keys([record, reader], hashing_key).decode(),
+            "metrics_key": reader_key,
             "metrics_users": f"userlist metrics\n  user admin insecure-password {self.metrics_user[1]}\n",
         }
 
     @property
     def secret_texts(self) -> list[str]:
         """What must be nowhere but in secrets: in each a piece that is nobody else's."""
-        texts = [self.key.partition(".")[2], self.metrics_user[1], self._secrets["key_hash"]]
+        texts = [self.key.partition(".")[2], self._secrets["metrics_key"], self.metrics_user[1], self._secrets["key_hash"]]
         return texts + [self._secrets[name].splitlines()[1] for name in ("inferrer_key", "modelhost_key")]
 
     def __enter__(self) -> Self:
