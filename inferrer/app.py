@@ -28,10 +28,10 @@ from inferrer.routes.predictions import prediction_routes
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings, open_keys
 from inferrer.telemetry import BalancingCounts
+from mlbuffet.certificates import tls_context
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.telemetry import RequestCounts, exposition
 from mlbuffet.chassis.web import health_routes, log_slow, make_app, request_id, route
-from mlbuffet.endpoints import tls_context
 from mlbuffet.errors import MLBuffetError, ModelBusyError, StorageUnavailableError
 from mlbuffet.index import Index
 
@@ -91,7 +91,7 @@ class Inferrer:
             oip_routes(services),
             oip_repository_routes(services),
             documentation_routes(services),
-            health_routes(lambda: bool(services.dataplane.replicas.ready()), metrics),
+            health_routes(lambda: services.dataplane.ready, metrics),
         )
         app.before_request(_begin)
         app.after_request(self._count)

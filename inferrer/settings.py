@@ -32,6 +32,7 @@ class InferrerSettings:
     gzip_bytes: int = 1 << 16
     threads: int = 32
     slow_s: float = 1.0
+    drain_notice_s: float = 0.0
     drain_s: float = 10.0
     head_s: float = 15.0
     body_idle_s: float = 20.0

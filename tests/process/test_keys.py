@@ -302,7 +302,7 @@ def test_s05_without_keys_nothing_listens_beyond_loopback(tmp_path: Path) -> Non
         done = start(tmp_path, INFERRER_HOST=host)
         assert done.returncode == 1
         assert "mlbuffet keys create NAME --scope admin" in done.stderr
-    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--host", "0.0.0.0", "--port", str(free_port())]  # noqa: S104
+    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--host", "0.0.0.0", "--port", str(free_port()), "--grpc-port", "0"]  # noqa: S104
     up = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )

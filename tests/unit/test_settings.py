@@ -71,7 +71,7 @@ def test_a_modelhost_beyond_loopback_needs_tls(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match="MODELHOST_TLS_FOLDER"):
         read_modelhost_settings()
     monkeypatch.setenv("MODELHOST_TLS_FOLDER", "/run/tls")
-    assert read_modelhost_settings().channel == "tcp://0.0.0.0:9100"
+    assert read_modelhost_settings().channel == ("tcp://0.0.0.0:9100",)
     monkeypatch.setenv("MODELHOST_HOST", "0.0.0.0")  # noqa: S104 - that is refused
     with pytest.raises(SettingsError, match="MODELHOST_HOST"):
         read_modelhost_settings()
