@@ -112,9 +112,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         if self._between and self._active is None:
             known = self.server.heads.find(data)
             if known is not None and self.server.gate.again(known):
-                known.peer = self.peer
-                self._active = known
-                self.expires_at = NEVER
+                self._active, self.expires_at = known, NEVER
                 self.server.lane.handle(known, self)
                 return
         busy = self._active is not None and self._active.complete

@@ -47,7 +47,7 @@ class KnownHeads:
             if known is None and len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]  # the oldest
             self._known[head] = known = _copy(request)
-            known.body = []
+            known.body, known.peer = [], ""  # another client may send it
             if known.request_id.encode() != request.header(b"x-request-id"):
                 known.request_id = ""  # it was ours
         return True
