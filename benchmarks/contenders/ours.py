@@ -1,12 +1,15 @@
-"""MLBuffet: the platform as `mlbuffet up` starts it."""
+"""MLBuffet: the platform as `mlbuffet up` starts it, asked with an API key, which every request is checked for."""
 
 import contextlib
+import dataclasses
 import json
 import os
+import secrets
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,12 @@ from benchmarks.environments import ROOT
 from benchmarks.machine import installed
 from benchmarks.processes import wait_until
 from benchmarks.workloads import Workload
+from mlbuffet.keys import Wish, new_key, write_keys
 
 _UPLOAD_S = 60
+_HASHING_KEY = secrets.token_bytes(32)
+_RECORD, _KEY = new_key(Wish("benchmark", ["admin"]), _HASHING_KEY, datetime.now(UTC))
+_SIGNED = {"Authorization": f"Bearer {_KEY}"}
 
 
 class Ours(Contender):
@@ -27,7 +34,7 @@ class Ours(Contender):
 
     name = "MLBuffet"
     key = "ours"
-    what = "`mlbuffet up`: inferrer with one worker per core, 2 modelhosts; iris by V1 JSON, the others by V2"
+    what = "`mlbuffet up`: inferrer with one worker per core, 2 modelhosts, with a key; iris by V1 JSON, the others by V2"
 
     def install(self) -> None:
         """Nothing to do: it runs from this tree."""
@@ -38,13 +45,16 @@ class Ours(Contender):
 
     @contextlib.contextmanager
     def start(self, workload: Workload) -> Iterator[Running]:
-        """Start it over an empty repository and upload the model."""
+        """Start it over a repository that has a key and nothing else, and upload the model."""
         port = free_ports(1)[0]
         base = f"http://127.0.0.1:{port}"
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             arguments = ["up", "--port", str(port), "--repository", f"{folder}/repository"]
             command = [str(Path(sys.executable).with_name("mlbuffet")), *arguments]
-            with server(command, Path(folder) / "log", ROOT, os.environ) as process:
+            first = Path(folder) / "first_keys.json"
+            first.write_bytes(write_keys([_RECORD], _HASHING_KEY))
+            keys = {"INFERRER_KEY_HASH": _HASHING_KEY.hex(), "INFERRER_FIRST_KEYS": str(first)}
+            with server(command, Path(folder) / "log", ROOT, os.environ | keys) as process:
                 wait_until(lambda: _ready(base), process)
                 upload(base, workload.name, workload.model)
                 wait_until(lambda: self.answers(base, workload), process)
@@ -53,9 +63,11 @@ class Ours(Contender):
     def request(self, workload: Workload, encoding: str) -> Request:
         """V1 JSON for iris, as the short curl line has it; the protocol that others speak too for what is larger."""
         if workload.name != "iris" or encoding == BINARY:
-            return oip.infer(workload, encoding)
-        path = f"/api/v1/models/{workload.name}/prediction"
-        return Request.of_json(path, {"values": workload.rows.tolist()})
+            request = oip.infer(workload, encoding)
+        else:
+            path = f"/api/v1/models/{workload.name}/prediction"
+            request = Request.of_json(path, {"values": workload.rows.tolist()})
+        return dataclasses.replace(request, headers={**request.headers, **_SIGNED})
 
     def answer(self, body: bytes, headers: Mapping[str, str]) -> NDArray[np.generic]:
         """The first output in either protocol."""
@@ -72,7 +84,7 @@ def upload(base: str, name: str, model: Path) -> None:
         OSError: it was refused.
     """
     url = f"{base}/api/v1/models/{name}"
-    request = urllib.request.Request(url, model.read_bytes(), method="PUT")  # noqa: S310 - our own address
+    request = urllib.request.Request(url, model.read_bytes(), _SIGNED, method="PUT")  # noqa: S310 - our own address
     request.add_header("Content-Type", "application/octet-stream")
     with urllib.request.urlopen(request, timeout=_UPLOAD_S) as answer:  # noqa: S310 - our own address
         answer.read()
