@@ -151,7 +151,7 @@ class KeyStore:
     def _locked(self) -> Iterator[None]:
         """Keep every other process from changing the keys."""
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        fd = os.open(self._folder / "keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fd = _open(self._folder / "keys.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -166,11 +166,20 @@ def _not_locked_out(keys: Keys) -> Keys:
     return keys
 
 
+def _open(path: Path, flags: int) -> int:
+    """Open a file that only the owner of its folder may use, though root should make it."""
+    fd = os.open(path, flags, 0o600)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
+
+
 def _write(path: Path, data: bytes) -> None:
     """Put a file in its place, whole and durable, that nobody else may read."""
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)  # of a process that was killed: we hold the lock
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    fd = _open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(data)
         file.flush()

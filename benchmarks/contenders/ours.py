@@ -46,10 +46,11 @@ class Ours(Contender):
     @contextlib.contextmanager
     def start(self, workload: Workload) -> Iterator[Running]:
         """Start it over a repository that has a key and nothing else, and upload the model."""
-        port = free_ports(1)[0]
+        port, grpc_port = free_ports(2)
         base = f"http://127.0.0.1:{port}"
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            arguments = ["up", "--port", str(port), "--repository", f"{folder}/repository"]
+            arguments = ["up", "--port", str(port), "--grpc-port", str(grpc_port)]
+            arguments += ["--repository", f"{folder}/repository"]
             command = [str(Path(sys.executable).with_name("mlbuffet")), *arguments]
             first = Path(folder) / "first_keys.json"
             first.write_bytes(write_keys([_RECORD], _HASHING_KEY))

@@ -73,5 +73,5 @@ def _check_port(host: str, port: int) -> None:
         try:
             sock.bind((host, port))
         except OSError as error:
-            msg = f"port {port} of {host} cannot be listened on: {error.strerror}"
+            msg = f"port {port} cannot be listened on: {error.strerror}"
             raise click.UsageError(msg) from error

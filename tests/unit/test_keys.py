@@ -1,6 +1,7 @@
 """API keys by themselves: what one is, how it is kept, found, followed and limited."""
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -244,6 +245,15 @@ def test_the_store_makes_and_revokes_keys_that_only_the_owner_reads(tmp_path: Pa
         store.revoke(first.id)
     store.revoke(second.id)
     assert list(store.read() or ()) == [first.id]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_makes_belongs_to_whom_the_folder_belongs(tmp_path: Path) -> None:
+    folder = tmp_path / ".mlbuffet"
+    folder.mkdir()
+    os.chown(folder, 10001, 10001)
+    KeyStore(tmp_path).make(Wish("me", ["admin"]))
+    assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in folder.iterdir()} == {(10001, 0o600)}
 
 
 def test_an_admin_key_that_has_ended_does_not_save_from_being_locked_out() -> None:
