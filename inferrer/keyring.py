@@ -58,7 +58,7 @@ class KeyRing:
         self._store = store
         self._lock = threading.Lock()
         self._signature: tuple[int, ...] | None = None
-        self._refused: tuple[int, ...] | str | None = None  # a state of the file that was no good
+        self._told: tuple[int, ...] | str | None = None  # the state of the file that the log knows to be no good
         self._keys: Keys = {}
         self._grants: dict[str, Grant] = {}
         self._sent: dict[Sent, Grant] = {}
@@ -138,8 +138,8 @@ class KeyRing:
                 self._follow()
             except (KeyStoreError, OSError) as error:
                 state = self._state()
-                if state != self._refused:
-                    self._refused = state
+                if state != self._told:
+                    self._told = state
                     log.error("keys not read", extra={"why": str(error), "hold": len(self._keys)})  # noqa: TRY400 - no bug
 
     def _state(self) -> tuple[int, ...] | str | None:
@@ -155,14 +155,14 @@ class KeyRing:
             KeyStoreError, OSError: that cannot be done.
         """
         signature = self._store.signature()
-        if signature == self._signature or (signature is not None and signature == self._refused):
+        if signature == self._signature:
             return
         keys = self._store.read()
         if keys is None:
             msg = "the file of keys is gone"
             raise KeyStoreError(msg)
         before, self._grants = self._grants, {key.id: _grant(key, slot) for slot, key in enumerate(keys.values())}
-        self._keys, self._signature, self._refused = keys, signature, None
+        self._keys, self._signature, self._told = keys, signature, None
         self._sent.clear()
         self.closed = True
         # Whoever holds one of these asks anew, and gets the present one.

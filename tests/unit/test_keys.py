@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -363,6 +363,35 @@ def test_a_file_that_is_unreadable_for_a_while_is_read_when_it_can_be(tmp_path: 
     path.rmdir()
     path.write_bytes(data.replace(b'"me"', b'"us"'))
     assert [key.name for key in ring.all()] == ["us"]
+
+
+class Faltering(KeyStore):
+    """A store that cannot be read for want of descriptors, say: the file itself is as it was."""
+
+    falters = False
+
+    def read(self) -> Mapping[str, Key] | None:
+        """Read, or fail."""
+        if self.falters:
+            msg = "too many open files"
+            raise KeyStoreError(msg)
+        return super().read()
+
+
+def test_a_change_that_could_not_be_read_is_read_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Faltering(tmp_path)
+    ring = KeyRing(store)
+    ring.make(Wish("me", ["admin"]))
+    key, text = ring.make(Wish("you", ["predict"]))
+    store.falters = True
+    KeyStore(tmp_path).revoke(key.id)
+    for _ in range(3):
+        ring.refresh()
+    assert ring.find(*bearer(text)) is not None
+    assert [record.message for record in caplog.records].count("keys not read") == 1
+    store.falters = False
+    ring.refresh()
+    assert ring.find(*bearer(text)) is None
 
 
 # Limits -------------------------------------------------------------------------------------------------------------
