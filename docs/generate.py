@@ -29,17 +29,26 @@ _TYPES = {
 }
 
 INFERRER = {
-    "host": "Address that the inferrer listens on. Loopback only in this release: there are no API keys yet.",
+    "host": "Address that the inferrer listens on; beyond loopback only where there are [API keys](keys.md).",
     "port": "Its port.",
     "grpc_port": "Its port for gRPC; 0: no gRPC.",
     "hosts": (
         "Names, without port, that a request's `Host` may have beside loopback's: `localhost`, `127.0.0.0/8`, `[::1]`. "
-        "Any other one is answered `MISDIRECTED`."
+        "Any other one is answered `MISDIRECTED`; where there are API keys, only if this lists any."
     ),
     "origins": (
         "Origins, as `https://models.example`, whose web pages may ask although they are not this server's. Any other "
-        "one is answered `ORIGIN_REFUSED`. For a proxy that changes `Host`."
+        "one is answered `ORIGIN_REFUSED`. For a proxy that changes `Host`. Of no matter where there are API keys."
     ),
+    "trusted_proxies": (
+        "Addresses, or networks as `10.0.13.0/24`, of proxies whose `X-Forwarded-For` is believed where a client's "
+        "address is counted or recorded. Empty: nobody's."
+    ),
+    "key_hash": (
+        "What API keys are hashed with: 64 hexadecimal digits, best from a file. Empty: random ones that the first key "
+        "makes, in `.mlbuffet/key_hash` in the repository."
+    ),
+    "first_keys": "File of keys that a repository without keys begins with.",
     "workers": "Processes that accept connections; 0 means one for each core that it may use.",
     "repository": "The model repository's folder. All inferrer processes stand on the same one.",
     "modelhosts": (
@@ -62,7 +71,11 @@ INFERRER = {
         "Threads of each process that run Flask routes, half of them for requests whose body is still coming; another "
         "256 requests may wait for either half."
     ),
-    "drain_s": "Seconds that requests in flight get when the inferrer is stopped.",
+    "drain_notice_s": (
+        "Seconds after SIGTERM in which readiness fails already and connections are still taken, so that whoever "
+        "balances moves on; each answer then ends its connection. Longer than it takes the balancer to ask."
+    ),
+    "drain_s": "Seconds that requests in flight get after that.",
     "head_s": "Seconds that a request's head may take to arrive.",
     "body_idle_s": (
         "Seconds without a byte of a request's body after which it is answered `REQUEST_TIMEOUT`, and in which a "
@@ -115,6 +128,10 @@ MODELHOST = {
         "has is measured when it is loaded, unless its serving settings say."
     ),
     "queue": "Requests of one model version that may wait or run; the next one is answered `QUEUE_FULL`.",
+    "drain_s": (
+        "Seconds that predictions under way get when the modelhost is stopped. What is not done then is sent once more "
+        "to another one."
+    ),
     "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
 }
 

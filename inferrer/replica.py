@@ -103,6 +103,7 @@ class Replica(FrameProtocol):
         self._calls: dict[int, Call] = {}
         self._next_id = 0
         self._pings: deque[tuple[int, float]] = deque()
+        self._state_number = 0  # of the last word on itself
         self._segments = Recipient("")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -217,6 +218,7 @@ class Replica(FrameProtocol):
                 self._pings.popleft()
         elif kind == _STATE:
             self._take_state(body)
+            self._state_number = frame_id
         else:
             self._take_question(kind, key, frame_id, time_ns, split)
 
@@ -258,7 +260,7 @@ class Replica(FrameProtocol):
         """Ask for a sign of life; `now` by whatever clock `silent_s` is asked with."""
         self._next_id = number = self._next_id + 1
         self._pings.append((number, now))
-        self.send(Kind.PING, 0, 0, b"", number, 0, b"")
+        self.send(Kind.PING, 0, self._state_number, b"", number, 0, b"")
 
     def silent_s(self, now: float) -> float:
         """For how long the oldest question has been unanswered, in seconds."""

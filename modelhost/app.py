@@ -1,10 +1,12 @@
 """The composition root of a modelhost."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from mlbuffet.certificates import tls_context
 from mlbuffet.chassis.http import HttpServer
-from mlbuffet.chassis.process import settle_memory
+from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
 from mlbuffet.chassis.telemetry import exposition
 from mlbuffet.chassis.web import NoLane, health_routes, make_app
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 
 _HTTP_BODY_BYTES = 1 << 16
 _HTTP_THREADS = 4
-_DRAIN_S = 10.0
+_NOTED_S = 3.0
+_LOOK_S = 0.02
 
 
 async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
@@ -60,7 +63,8 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     http_listener = await loop.create_server(http.connection, settings.host, settings.port)
     port = http_listener.sockets[0].getsockname()[1]
     log.info("modelhost started", extra={"modelhost": host_id, "channel": ",".join(map(str, addresses)), "port": port})
-    tasks = [loop.create_task(work) for work in (inventory.follow(), inventory.sweep(), channel.watch())]
+    following = loop.create_task(inventory.follow())
+    tasks = [following, *(loop.create_task(work) for work in (inventory.sweep(), channel.watch()))]
     if isinstance(store, Mirror):
         tasks += [loop.create_task(work) for work in (store.listen(), store.watch())]
     settle_memory()
@@ -69,14 +73,14 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     waited: list[asyncio.Future[Any]] = [*tasks, stopping, supervisor.lost]
     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     healthy = stop.is_set()
-    for task in tasks:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            log.error("task failed", exc_info=task.exception())
+    _log_failed(tasks)
+    following.cancel()  # or it would report ready once more
+    inventory.ready = False
+    if healthy:
+        await _leave(channel, settings.drain_s)
     for listener in listeners:
         listener.close()
     http_listener.close()
-    if healthy:
-        await _finish(inventory, channel)
     if local:
         Path(local).unlink(missing_ok=True)
     await http.drain(0)
@@ -86,6 +90,9 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
         link.close()
     segments.close()
     supervisor.close()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    ignore_signals()
     return 0 if healthy else 1
 
 
@@ -108,15 +115,25 @@ def _make_store(settings: ModelhostSettings) -> Store:
     return SharedStore(root)
 
 
-async def _finish(inventory: Inventory, channel: ChannelServer) -> None:
-    """Say that no more is taken, then let what is here end."""
-    inventory.ready = False
+async def _leave(channel: ChannelServer, drain_s: float) -> None:
+    """Tell the inferrers, and go on until they have taken note; then let what they had sent before end."""
     channel.changed()
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + _DRAIN_S
-    await asyncio.sleep(0.05)
-    while any(version.busy for version in inventory.hosted.values()) and loop.time() < ends_at:
-        await asyncio.sleep(0.02)
+    await _until(lambda: channel.noted, _NOTED_S)
+    await _until(lambda: not channel.unfinished, drain_s)
+
+
+async def _until(is_so: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for something, but not for ever."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while not is_so():
+                await asyncio.sleep(_LOOK_S)
+
+
+def _log_failed(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            log.error("task failed", exc_info=task.exception())
 
 
 def _make_flask(host_id: str, inventory: Inventory) -> Flask:

@@ -44,6 +44,7 @@ class ChannelServer:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._told = False
+        self._states = 0  # that were told
         self.links: set[InferrerLink] = set()
         self.inventory: Inventory
         self.operations: Mapping[str, Operation] = {
@@ -71,9 +72,15 @@ class ChannelServer:
 
     def _tell(self) -> None:
         self._told = False
+        self._states += 1
         state = self.state()
         for link in self.links:
-            link.send(Kind.STATE, 0, 0, b"", 0, 0, state)
+            link.send(Kind.STATE, 0, 0, b"", self._states, 0, state)
+
+    def greet(self, link: "InferrerLink") -> None:
+        """Tell a new inferrer."""
+        self.links.add(link)
+        link.send(Kind.STATE, 0, 0, b"", self._states, 0, self.state())
 
     def state(self) -> bytes:
         """This modelhost's word on itself."""
@@ -81,6 +88,17 @@ class ChannelServer:
         return orjson.dumps(
             {"id": self.id, "ready": inventory.ready, "mirror": is_mirror, "versions": inventory.states()}
         )
+
+    @property
+    def noted(self) -> bool:
+        """Tell whether every inferrer has taken note of the present state."""
+        return not self._told and all(link.noted == self._states for link in self.links)
+
+    @property
+    def unfinished(self) -> bool:
+        """Tell whether predictions or calls are under way, or answers not sent yet."""
+        busy = any(version.busy for version in self.inventory.hosted.values())
+        return busy or bool(self._tasks) or any(link.unsent for link in self.links)
 
     async def watch(self) -> None:
         """Drop inferrers that have stopped asking for signs of life, for ever."""
@@ -150,6 +168,7 @@ class InferrerLink(FrameProtocol):
         super().__init__()
         self._server = server
         self.heard_at = self._loop.time()
+        self.noted = -1  # the number of the last state that the inferrer has taken note of
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._next_id = 0
 
@@ -162,8 +181,7 @@ class InferrerLink(FrameProtocol):
             self.close()
         if not self.connected:
             return
-        self._server.links.add(self)
-        self.send(Kind.STATE, 0, 0, b"", 0, 0, self._server.state())
+        self._server.greet(self)
         if self._server.mirror is not None:
             self._server.mirror.joined(self)
 
@@ -197,6 +215,7 @@ class InferrerLink(FrameProtocol):
             self._server.call(self, frame_id, key.decode("ascii", "replace"), body)
         elif kind == Kind.PING:
             self.heard_at = self._loop.time()
+            self.noted = split
             self.send(Kind.PONG, 0, 0, b"", frame_id, time_ns, b"")
         elif kind == Kind.RELEASE:
             self._server.segments.release(frame_id)

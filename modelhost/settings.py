@@ -30,6 +30,7 @@ class ModelhostSettings:
     runners: int = 0
     threads: int = 0
     queue: int = 1024
+    drain_s: float = 10.0
     log_level: Level = "INFO"
 
     @property
