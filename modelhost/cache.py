@@ -5,6 +5,7 @@ modelhosts of one machine need is there once. What is not whole yet is in a file
 next one, after whatever end, goes on where that ended.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -37,6 +38,13 @@ class Part:
         self._hash = hashlib.sha256()
         self._lock = threading.Lock()  # who gives up closes while a thread may still write
         self._file = self._path.open("a+b", buffering=0)
+        try:
+            self._begin()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
             raise BlockingIOError  # its owner has just given it its name, or thrown it away
@@ -44,6 +52,11 @@ class Part:
         while piece := self._file.read(_READ_BYTES):
             self._hash.update(piece)
             self.size_bytes += len(piece)
+
+    def __del__(self) -> None:
+        # Who waited for the thread that opened it may have given up meanwhile.
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            self._file.close()
 
     def write(self, piece: bytes) -> None:
         """Add bytes.

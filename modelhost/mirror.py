@@ -178,7 +178,7 @@ def _read(body: bytes) -> Mapping[str, ModelEntry | None]:
         ValueError, KeyError, TypeError, AttributeError, UnprocessableError: that cannot be understood.
     """
     told = orjson.loads(body)
-    return {name: data and ModelEntry.from_json(name, data) for name, data in told.items()}
+    return {name: None if data is None else ModelEntry.from_json(name, data) for name, data in told.items()}
 
 
 def _digests(models: Mapping[str, ModelEntry]) -> frozenset[str]:
