@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,15 @@ class Mirrors:
             task.cancel()
 
     async def _tell(self, replica: Replica) -> None:
-        known: Mapping[str, ModelEntry] = {}
-        models = known
-        whole = True
+        seen, names = 0, None
         while True:
-            try:
-                models = self._index.models()
-            except OSError as error:
-                log.warning("repository not read", extra={"why": str(error)})
-            if (whole or models is not known) and not replica.full:
-                body = await asyncio.to_thread(changes, known, models)
-                if whole or body:
-                    replica.send(Kind.INDEX, 0, int(whole), b"", 0, 0, orjson.dumps(body))
-                known, whole = models, False
+            now = self._index.current()
+            if now != seen and not replica.full:
+                now = self._index.refresh()
+                names = self._index.changed_since(seen, now) if seen else None
+                body = await asyncio.to_thread(_told, self._index.models(), names)
+                replica.send(Kind.INDEX, 0, int(names is None), b"", 0, 0, body)
+                seen = now
             await asyncio.sleep(_LOOK_S)
 
     def fetch(self, replica: Replica, key: bytes, frame_id: int, offset: int, count: int) -> None:
@@ -96,13 +92,10 @@ class Mirrors:
             self._pieces -= Counter((replica,))
 
 
-def changes(known: Mapping[str, ModelEntry], models: Mapping[str, ModelEntry]) -> dict[str, object]:
-    """What has changed from one reading of the repository to the next: models as they are, None for those gone. Pure.
-
-    An entry that was not read anew is the same object.
-    """
-    gone: dict[str, object] = dict.fromkeys(known.keys() - models.keys())
-    return gone | {name: entry.to_json() for name, entry in models.items() if known.get(name) is not entry}
+def _told(models: Mapping[str, ModelEntry], names: Collection[str] | None) -> bytes:
+    """Models as they are now, None for those gone: these, whether or not they differ from before, or all. Pure."""
+    entries = models if names is None else {name: models.get(name) for name in names}
+    return orjson.dumps({name: entry and entry.to_json() for name, entry in entries.items()})
 
 
 def read_piece(root: Path, key: bytes, offset: int, count: int) -> bytes:

@@ -19,6 +19,7 @@ from inferrer.places import look_up
 from inferrer.replica import Call, Replica
 from mlbuffet.endpoints import Address, connect
 from mlbuffet.errors import MLBuffetError, ReplicaLostError
+from mlbuffet.index import Index
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Replicas:
         tls: ssl.SSLContext | None,
         on_failed: Failed,
         on_ejected: Callable[[Replica], None],
-        mirrors: Mirrors,
+        index: Index,
     ) -> None:
         self._places = tuple(places)
         self._tls = tls
@@ -70,7 +71,7 @@ class Replicas:
         self._awake_s = 0.0  # this process's own time: it stands still while the process is kept from running
         self._looked_at = 0.0
         self._ejected = on_ejected
-        self._mirrors = mirrors
+        self._mirrors = Mirrors(index)
         self.failed = on_failed
         self.epoch = 0
         self.closing = False
@@ -97,6 +98,12 @@ class Replicas:
         sound = [replica for replica in self.all() if replica.says_ready]
         named = [replica for replica in sound if not replica.leaving]
         return [replica for replica in named if replica.ready] or named or sound
+
+    def ready_for(self, operation: str) -> list[Replica]:
+        """Every modelhost that may be asked to do something; to look at a file, those that need not fetch it first."""
+        ready = self.ready()
+        near = [replica for replica in ready if not replica.is_mirror]
+        return near if near and operation == "check" else ready
 
     def others(self, replica: Replica) -> list[Replica]:
         """Who is sound and could do its work."""

@@ -116,12 +116,16 @@ class Repository:
             sync_folder(self.root)
 
     def withdraw(self, manifest: Manifest) -> None:
-        """Take back a version that was published, unless it became the default; never raises."""
+        """Take back a version that was published, unless it became the default; never raises.
+
+        It was never announced, but modelhosts have been told to load it.
+        """
         folder = self.root / manifest.model
         if read_default(folder) == manifest.version:
             return  # the pointer flipped and only what came after it failed
         with contextlib.suppress(StorageFullError, StorageUnavailableError):
             self._discard(version_folder(self.root, manifest.model, manifest.version))
+            self.announce(manifest.model)
         with contextlib.suppress(OSError):
             folder.rmdir()  # unless there is more in it
 

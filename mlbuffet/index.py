@@ -157,6 +157,7 @@ class Index:
         self.root = root
         self._generation = Generation(generation_file(root))
         self.current = self._generation.current  # a caller whose own copy is as old need not ask further
+        self.changed_since = self._generation.changed_since
         self._lock = threading.Lock()
         self._seen = -1
         self._models: dict[str, ModelEntry] = {}

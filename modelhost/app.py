@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
 from prometheus_client import CollectorRegistry
 
 from mlbuffet.certificates import tls_context
@@ -58,15 +57,13 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     channel.serve(inventory)
     tls = tls_context(settings.tls_folder, server=True)
     listeners = [await listen(channel.link, address, tls) for address in addresses]
-    app = _make_flask(host_id, inventory)
-    http = HttpServer(app, NoLane(), Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS), lane_on=False)
+    http = _make_http(host_id, inventory)
     http_listener = await loop.create_server(http.connection, settings.host, settings.port)
     port = http_listener.sockets[0].getsockname()[1]
     log.info("modelhost started", extra={"modelhost": host_id, "channel": ",".join(map(str, addresses)), "port": port})
     following = loop.create_task(inventory.follow())
-    tasks = [following, *(loop.create_task(work) for work in (inventory.sweep(), channel.watch()))]
-    if isinstance(store, Mirror):
-        tasks += [loop.create_task(work) for work in (store.listen(), store.watch())]
+    of_mirror = (store.listen(), store.watch()) if isinstance(store, Mirror) else ()
+    tasks = [following, *map(loop.create_task, (inventory.sweep(), channel.watch(), *of_mirror))]
     settle_memory()
     stopping = loop.create_task(stop.wait())
     # A task that ends by itself has failed: better a new process than one that no longer follows.
@@ -136,11 +133,12 @@ def _log_failed(tasks: Iterable[asyncio.Task[None]]) -> None:
             log.error("task failed", exc_info=task.exception())
 
 
-def _make_flask(host_id: str, inventory: Inventory) -> Flask:
+def _make_http(host_id: str, inventory: Inventory) -> HttpServer:
     registry = CollectorRegistry()
     registry.register(VersionMetrics(inventory))
-    return make_app(
+    app = make_app(
         "modelhost",
         modelhost_routes(host_id, inventory),
         health_routes(lambda: inventory.ready, lambda: exposition(registry)),
     )
+    return HttpServer(app, NoLane(), Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS), lane_on=False)

@@ -5,19 +5,20 @@ modelhosts of one machine need is there once. What is not whole yet is in a file
 next one, after whatever end, goes on where that ended.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 _PART = ".part"
 _NAME = re.compile(r"([0-9a-f]{64})(\.part)?")
 _READ_BYTES = 1 << 20
-UNLISTED_S = 300.0  # longer than an upload takes from its check to its version
+UNLISTED_S = 300.0  # longer than an upload takes from its check to its announcement
 
 
 class Part:
@@ -37,6 +38,13 @@ class Part:
         self._hash = hashlib.sha256()
         self._lock = threading.Lock()  # who gives up closes while a thread may still write
         self._file = self._path.open("a+b", buffering=0)
+        try:
+            self._begin()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
             raise BlockingIOError  # its owner has just given it its name, or thrown it away
@@ -44,6 +52,11 @@ class Part:
         while piece := self._file.read(_READ_BYTES):
             self._hash.update(piece)
             self.size_bytes += len(piece)
+
+    def __del__(self) -> None:
+        # Who waited for the thread that opened it may have given up meanwhile.
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            self._file.close()
 
     def write(self, piece: bytes) -> None:
         """Add bytes.
@@ -83,6 +96,7 @@ class Cache:
         self._folder = folder
         self._listed: frozenset[str] = frozenset()
         self._asked_at: dict[str, float] = {}  # of what is not listed, by our own watch: the wall clock may jump
+        self._asked_for: dict[str, str] = {}  # the model that it is to belong to
 
     def path(self, digest: str) -> Path:
         """Where the bytes with a digest are, if they are here."""
@@ -95,10 +109,11 @@ class Cache:
         except FileNotFoundError:
             return False
 
-    def keep(self, digest: str) -> None:
-        """Keep bytes for a while if no index lists them: they are about to be used."""
+    def keep(self, digest: str, model: str = "") -> None:
+        """Keep bytes for a while if no index lists them: they are about to be used, for a model if it is known."""
         if digest not in self._listed:
             self._asked_at[digest] = time.monotonic()
+            self._asked_for[digest] = model
 
     def keeps(self, digest: str) -> bool:
         """Tell whether bytes are kept although no index lists them."""
@@ -108,13 +123,19 @@ class Cache:
         """Remove bytes, if they are here."""
         self.path(digest).unlink(missing_ok=True)
 
-    def follow(self, digests: frozenset[str]) -> None:
-        """These are listed from now on; what was until now goes."""
-        for digest in self._listed - digests:
+    def release(self, digest: str) -> None:
+        """Keep bytes no longer unless they are listed."""
+        self._asked_at.pop(digest, None)
+        self._asked_for.pop(digest, None)
+        if digest not in self._listed:
             self.drop(digest)
-        for digest in digests - self._listed:
-            self._asked_at.pop(digest, None)
-        self._listed = digests
+
+    def follow(self, digests: frozenset[str], settled: Collection[str]) -> None:
+        """These are listed from now on; what was until now goes, and what was to belong to a model that is settled."""
+        former, self._listed = self._listed, digests
+        asked = [digest for digest, model in self._asked_for.items() if model in settled or digest in digests]
+        for digest in (former - digests).union(asked):
+            self.release(digest)
 
     def sweep(self) -> None:
         """Remove what has been unlisted for long."""
@@ -125,6 +146,7 @@ class Cache:
             if now - seen_at[digest] >= UNLISTED_S and not _is_locked(path):
                 path.unlink(missing_ok=True)
         self._asked_at = seen_at | {digest: at for digest, at in self._asked_at.items() if now - at < UNLISTED_S}
+        self._asked_for = {digest: model for digest, model in self._asked_for.items() if digest in self._asked_at}
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         for item in os.scandir(self._folder):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from mlbuffet.errors import MLBuffetError, NotLoadedError
 from mlbuffet.index import ModelEntry
-from mlbuffet.manifest import Manifest
+from mlbuffet.manifest import Manifest, read_key
 from modelhost.hosting import HostedVersion
 from modelhost.settings import ModelhostSettings
 from modelhost.stores import UNKNOWN, Store
@@ -222,7 +222,11 @@ def gone(
     models: Mapping[str, ModelEntry],
     exists: Callable[[Manifest], bool],
 ) -> list[bytes]:
-    """Hosted versions to unload: deleted, unloaded by an operator, or the default before and not pinned."""
+    """Hosted versions to unload: deleted, unloaded by an operator, or superseded and not pinned.
+
+    Superseded is what was the default before, and what lies between that and the default now: several may have followed
+    each other before anybody looked.
+    """
     keys = []
     for key, version in hosted.items():
         entry = models.get(version.manifest.model)
@@ -232,10 +236,18 @@ def gone(
             and version.manifest.version in entry.versions
             and entry.versions[version.manifest.version].pinned
         )
-        superseded = defaults_before.get(version.manifest.model) == key and not is_default and not pinned
+        before = defaults_before.get(version.manifest.model)
+        passed = before is not None and entry is not None and _between(before, version.manifest.version, entry.default)
+        superseded = (before == key or passed) and not is_default and not pinned
         if version.manifest.unloaded or superseded or (not is_default and not exists(version.manifest)):
             keys.append(key)
     return keys
+
+
+def _between(before: bytes, version: int, default: int) -> bool:
+    """Tell whether a version lies between the default before, by its key, and the one now."""
+    _, former = read_key(before) or ("", default)
+    return min(former, default) < version < max(former, default)
 
 
 def eviction_order(hosted: Mapping[bytes, HostedVersion]) -> list[bytes]:

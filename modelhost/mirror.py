@@ -81,7 +81,7 @@ class Mirror:
 
     async def ensure(self, manifest: Manifest) -> None:
         """Fetch it unless it is here."""
-        self._cache.keep(manifest.digest)
+        self._cache.keep(manifest.digest, manifest.model)
         await self._fetcher.fetch(manifest.key, manifest.digest, manifest.size_bytes)
 
     async def staged(self, token: str, digest: str, size_bytes: int) -> Path:
@@ -89,6 +89,10 @@ class Mirror:
         self._cache.keep(digest)
         await self._fetcher.fetch(token.encode(), digest, size_bytes)
         return self._cache.path(digest)
+
+    def refuse(self, digest: str) -> None:
+        """It is not needed any more, unless a version has the same bytes."""
+        self._cache.release(digest)
 
     def mend(self, manifest: Manifest, error: MLBuffetError) -> bool:
         """Fetch again what has spoilt here, and go on trying for what could not be had."""
@@ -130,15 +134,20 @@ class Mirror:
             if inferrer is not self._followed:
                 continue
             try:
-                models = await asyncio.to_thread(_updated, {} if whole else self._models, body)
+                told = await asyncio.to_thread(_read, body)
             except (ValueError, KeyError, TypeError, AttributeError, UnprocessableError) as error:
                 log.error("repository not followed", extra={"why": str(error)})  # noqa: TRY400 - of another's making
                 continue
             if inferrer is self._followed:
-                digests = await asyncio.to_thread(_digests, models)
-                self._models, self._known = models, True
-                self._generation += 1
-                self._cache.follow(digests)
+                self._take(told, whole=whole)
+
+    def _take(self, told: Mapping[str, ModelEntry | None], *, whole: bool) -> None:
+        """Go by what was told; an upload may be under way, but not of a model whose change was told."""
+        kept = {} if whole else {name: entry for name, entry in self._models.items() if name not in told}
+        self._models = kept | {name: entry for name, entry in told.items() if entry is not None}
+        self._known = True
+        self._generation += 1
+        self._cache.follow(_digests(self._models), settled=() if whole else told.keys())
 
     async def watch(self) -> None:
         """Follow another inferrer when the one followed is silent; look after the cache; for ever."""
@@ -162,16 +171,14 @@ class Mirror:
         return random.choice(others) if others else None  # noqa: S311
 
 
-def _updated(models: Mapping[str, ModelEntry], body: bytes) -> Mapping[str, ModelEntry]:
-    """Models after what was told. Pure.
+def _read(body: bytes) -> Mapping[str, ModelEntry | None]:
+    """What was told: models by name, None for those gone. Pure.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError, UnprocessableError: that cannot be understood.
     """
     told = orjson.loads(body)
-    entries = {name: ModelEntry.from_json(name, data) for name, data in told.items() if data is not None}
-    kept = {name: entry for name, entry in models.items() if name not in told}
-    return kept | entries
+    return {name: None if data is None else ModelEntry.from_json(name, data) for name, data in told.items()}
 
 
 def _digests(models: Mapping[str, ModelEntry]) -> frozenset[str]:

@@ -10,7 +10,7 @@ import orjson
 
 from mlbuffet.certificates import INFERRER, has_role, roles_of
 from mlbuffet.channel import SHARED, FrameProtocol, Head, Kind
-from mlbuffet.errors import MLBuffetError, NotFoundError, from_code
+from mlbuffet.errors import InvalidModelError, MLBuffetError, NotFoundError, from_code
 from mlbuffet.manifest import Manifest
 from modelhost.inventory import Inventory
 from modelhost.mirror import Mirror
@@ -142,7 +142,11 @@ class ChannelServer:
             manifest = Manifest.from_json(arguments["manifest"])
             await self._store.ensure(manifest)
             digest, path = manifest.digest, self._store.path(manifest)
-        return await self._supervisor.check(CheckTask(str(path), digest, self._model_bytes), CHECK_S)
+        try:
+            return await self._supervisor.check(CheckTask(str(path), digest, self._model_bytes), CHECK_S)
+        except InvalidModelError:
+            self._store.refuse(digest)
+            raise
 
     async def _load(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Load a version, which may not have been announced yet."""

@@ -46,6 +46,9 @@ class Store(Protocol):
             NotFoundError, NotLoadedError: it is not there, or cannot be had now.
         """
 
+    def refuse(self, digest: str) -> None:
+        """An upload with these bytes does not become a version."""
+
     def mend(self, manifest: Manifest, error: MLBuffetError) -> bool:
         """After a version did not load, tell whether it may when it is tried again."""
 
@@ -82,6 +85,9 @@ class SharedStore:
             msg = "no such staged upload"
             raise NotFoundError(msg)
         return staging_folder(self._index.root) / token / MODEL_FILE
+
+    def refuse(self, digest: str) -> None:
+        """The inferrer removes what it has staged."""
 
     def mend(self, manifest: Manifest, error: MLBuffetError) -> bool:  # noqa: ARG002
         """What is wrong with a file here is wrong everywhere."""

@@ -1,5 +1,6 @@
 """Modelhosts without the repository beside a running platform: over TCP, with a folder of their own."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,3 +39,8 @@ def wait_loaded(platform: RunningPlatform, name: str, model: str, version: int) 
         lambda: wanted in [(item["model"], item["version"], item["state"]) for item in hosted(platform, name)],
         what=f"{model}:{version} being loaded at {name}",
     )
+
+
+def digest_of(data: bytes) -> str:
+    """The name of a file in a mirror's cache."""
+    return hashlib.sha256(data).hexdigest()

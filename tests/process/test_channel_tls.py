@@ -1,21 +1,26 @@
 """Who may open a data channel: over TCP only the two of one authority, over a unix socket only the same user."""
 
 import os
+import random
 import socket
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 from mlbuffet.certificates import read_context
 from mlbuffet.channel import HEADER, Kind
+from tests.harness.invariants import unharmed
 from tests.harness.onnx_models import constant
 from tests.harness.platform import ROOT, RunningPlatform, copy_samples, free_port, running_platform, wait_until
-from tests.harness.tls import INFERRER, MODELHOST, write_certificate
+from tests.harness.tls import INFERRER, MODELHOST, TRAINER, write_certificate
 
 Authorities = tuple[trustme.CA, trustme.CA]
 
@@ -35,12 +40,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory, authorities: Authorities) 
         "modelhost": write_certificate(root / "modelhost", ours, MODELHOST),
         "misnamed": write_certificate(root / "misnamed", ours, "elsewhere"),
         "foreign": write_certificate(root / "foreign", foreign, INFERRER, trusted=ours),
+        "trainer": write_certificate(root / "trainer", ours, TRAINER),
+        "twin": write_certificate(root / "twin", ours, MODELHOST),
+        "expired": write_certificate(root / "expired", ours, INFERRER, until=datetime.now(UTC) - timedelta(days=1)),
         "impostor": write_certificate(root / "impostor", foreign, MODELHOST, trusted=ours),
     }
 
 
 def over_tcp(repository: Path, folders: dict[str, Path], *, modelhost: str = "modelhost") -> RunningPlatform:
     """A platform whose data channel is TCP with TLS."""
+    repository.mkdir(exist_ok=True)
     copy_samples(repository)
     platform = RunningPlatform(repository, modelhosts=1, workers=1)
     address = f"tcp://127.0.0.1:{free_port()}"
@@ -100,14 +109,14 @@ def test_a_client_with_our_certificate_is_greeted_over_tls_1_3(
         assert first_frame(sock) == Kind.STATE
 
 
-@pytest.mark.parametrize("who", ["nobody", "foreign", "old"])
-def test_a_client_that_is_not_ours_is_told_nothing(
+@pytest.mark.parametrize("who", ["nobody", "foreign", "old", "expired", "trainer", "twin"])
+def test_s15_a_client_that_is_no_inferrer_of_ours_is_told_nothing(
     who: str, secured: RunningPlatform, folders: dict[str, Path]
 ) -> None:
     if who == "nobody":
         context = ssl.create_default_context(cafile=folders["inferrer"] / "ca.pem")
     else:
-        context = read_context(folders["foreign" if who == "foreign" else "inferrer"], server=False)
+        context = read_context(folders["inferrer" if who == "old" else who], server=False)
     if who == "old":
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_connection(("127.0.0.1", port_of(secured)), 5) as raw:
@@ -117,6 +126,69 @@ def test_a_client_that_is_not_ours_is_told_nothing(
         except (ssl.SSLError, ConnectionError):
             pass  # refused in the handshake already
     assert secured.predict("iris.onnx", [2, 5, 1, 4]).status_code == 200
+
+
+@pytest.mark.parametrize("who", ["trainer", "twin"])
+def test_s15_who_has_another_role_is_refused_and_named_in_the_log(
+    who: str, secured: RunningPlatform, folders: dict[str, Path]
+) -> None:
+    before = len(refused(secured))
+    context = read_context(folders[who], server=False)
+    with unharmed(secured), socket.create_connection(("127.0.0.1", port_of(secured)), 5) as raw:
+        with context.wrap_socket(raw, server_hostname=MODELHOST) as sock:
+            sock.sendall(HEADER.pack(HEADER.size - 4, Kind.CALL, 0, 0, 0, 1, 10**9))
+            assert first_frame(sock) is None
+        (record,) = wait_until(lambda: refused(secured)[before:], what="a record")
+    assert record["names"] == [TRAINER if who == "trainer" else MODELHOST]
+
+
+def refused(platform: RunningPlatform) -> list[dict[str, Any]]:
+    return [record for record in platform.records("modelhost-1") if record["event"] == "client refused"]
+
+
+def test_garbage_on_the_port_does_no_harm(secured: RunningPlatform, folders: dict[str, Path]) -> None:
+    rng = random.Random(5)  # noqa: S311
+    context = read_context(folders["inferrer"], server=False)
+    with unharmed(secured):
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port_of(secured)), 5) as raw:
+                raw.sendall(rng.choice([rng.randbytes(2000), b"GET / HTTP/1.1\r\n\r\n", b""]))
+        for data in (rng.randbytes(2000), b"\xff" * 40, HEADER.pack(HEADER.size - 4, Kind.ERROR, 0, 0, 0, 1, 0)):
+            with (
+                socket.create_connection(("127.0.0.1", port_of(secured)), 5) as raw,
+                context.wrap_socket(raw, server_hostname=MODELHOST) as sock,
+            ):
+                sock.sendall(data)
+
+
+def serial(secured: RunningPlatform, folder: Path) -> int:
+    """The serial number of the certificate that a modelhost shows to who trusts and has those in a folder."""
+    context = read_context(folder, server=False)
+    with (
+        socket.create_connection(("127.0.0.1", port_of(secured)), 5) as raw,
+        context.wrap_socket(raw, server_hostname=MODELHOST) as sock,
+    ):
+        certificate = sock.getpeercert()
+        assert certificate is not None
+        assert first_frame(sock) == Kind.STATE
+        return int(str(certificate["serialNumber"]), 16)
+
+
+def test_renewed_certificates_count_for_new_connections(tmp_path: Path, authorities: Authorities) -> None:
+    ours, next_authority = authorities
+    names = {"inferrer": INFERRER, "modelhost": MODELHOST}
+    own = {name: write_certificate(tmp_path / "tls" / name, ours, role) for name, role in names.items()}
+    with over_tcp(tmp_path / "repository", own) as platform:
+        before = serial(platform, own["inferrer"])
+        (own["modelhost"] / "key.pem").write_text("halfway through\n")
+        assert serial(platform, own["inferrer"]) == before, "what cannot be used is not"
+        for name, role in names.items():
+            write_certificate(own[name], next_authority, role)
+        assert serial(platform, own["inferrer"]) != before
+        connected = Counter(record["event"] for record in platform.records())["modelhost lost"]
+        platform.restart("modelhost-1")  # and the inferrer connects anew, without having been started anew
+        assert platform.predict("iris.onnx", [2, 5, 1, 4]).status_code == 200
+        assert Counter(record["event"] for record in platform.records())["modelhost lost"] == connected + 1
 
 
 def test_a_client_without_tls_is_told_nothing(secured: RunningPlatform) -> None:

@@ -73,6 +73,14 @@ def test_a_superseded_version_leaves_and_a_pinned_or_explicitly_used_one_stays()
     assert not unloaded(Hosted(pinned), pinned, {"a": entry(pinned, new, default=2)})
 
 
+def test_a_version_that_was_the_default_only_for_a_moment_leaves() -> None:
+    first, second, third = made("a", 1), made("a", 2), made("a", 3)
+    for before, now in ((first, third), (third, first)):
+        assert unloaded(Hosted(second), before, {"a": entry(first, second, third, default=now.version)})
+    models = {"a": entry(first, second, third, default=2)}
+    assert not unloaded(Hosted(third), first, models), "it is about to be the default, or asked for by number"
+
+
 def test_a_deleted_version_leaves_and_the_same_name_made_anew_is_another() -> None:
     old, new = made("a", 1), made("a", 2)
     assert unloaded(Hosted(old), old, {}, exists=False)
