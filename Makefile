@@ -6,7 +6,7 @@ PORT   ?= 8002
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 GRPC_PORT ?= 8001
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check lint format types contracts models docs proto lock bench soak clean
+.PHONY: help run test test-swarm coverage check lint format types contracts models docs proto lock bench soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -31,6 +31,9 @@ run: $(VENV)/local ## Run the platform with the sample models on 127.0.0.1:8002,
 
 test: $(VENV)/dev ## Run all tests
 	$(BIN)/python -m pytest
+
+test-swarm: $(VENV)/dev ## Run the tests on a Swarm of two nodes, made on this machine (root, Debian)
+	$(BIN)/python -m pytest tests/swarm
 
 check: lint types contracts test ## Lint, types, import contracts, tests
 

@@ -15,7 +15,7 @@ from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from inferrer.rpc.port import hold
-from inferrer.settings import InferrerSettings, read_inferrer_settings
+from inferrer.settings import InferrerSettings, open_keys, read_inferrer_settings
 from mlbuffet.chassis.logs import configure_logs
 from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.settings import SettingsError
@@ -105,6 +105,7 @@ def main() -> None:
     """Run until stopped."""
     try:
         settings = read_inferrer_settings()
+        open_keys(settings)
     except SettingsError as error:
         sys.exit(f"inferrer: {error}")
     configure_logs("inferrer", settings.log_level)

@@ -18,7 +18,6 @@ from gunicorn.workers.base import Worker
 from inferrer.app import Inferrer
 from inferrer.listeners import Listeners
 from inferrer.settings import InferrerSettings
-from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import die_with_parent, settle_memory
 from mlbuffet.chassis.request import Limits
@@ -92,8 +91,7 @@ def _make_server(inferrer: Inferrer) -> HttpServer:
         keep_alive_s=settings.keep_alive_s,
         threads=settings.threads,
     )
-    hosts = HostPolicy(settings.hosts, settings.origins)
-    return HttpServer(inferrer.app, inferrer.lane, limits, hosts=hosts, lane_on=settings.lane)
+    return HttpServer(inferrer.app, inferrer.lane, limits, gate=inferrer.gate, lane_on=settings.lane)
 
 
 async def _connected(inferrer: Inferrer) -> None:
@@ -107,6 +105,6 @@ async def _start_rpc(inferrer: Inferrer) -> "RpcServer":
     """Serve gRPC as well; only then is it imported, by the arbiter already, whose memory is shared."""
     from inferrer.rpc.server import RpcServer  # noqa: PLC0415
 
-    rpc = RpcServer(inferrer.services, inferrer.counts)
+    rpc = RpcServer(inferrer.services, inferrer.counts, inferrer.gate)
     await rpc.start()
     return rpc

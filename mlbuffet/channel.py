@@ -49,6 +49,9 @@ class Kind(IntEnum):
     PONG = 8
     PREDICT_ALONE = 9  # as PREDICT, and never together with others
     RELEASE = 10  # the segment of shared memory with this id is no more (segments.py)
+    FOLLOW = 11  # from a modelhost without the repository: tell me what is in it, now and whenever that changes
+    INDEX = 12  # what is in it, whole when the split is 1, else what has changed
+    FETCH = 13  # from a modelhost: the bytes of a file from `time` on, as many as `split` says
 
 
 class Codec(IntEnum):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
 import logging
@@ -9,17 +10,19 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mlbuffet.channel import FrameProtocol, Head, Kind
 from mlbuffet.errors import InvalidModelError, UnavailableError, from_code
 from modelhost.launch import ForkServer
-from modelhost.tasks import CHECK_CPU_S, CheckTask, RunnerTask
+from modelhost.tasks import CHECK_CPU_S, CHECK_S, CheckTask, RunnerTask
 
 log = logging.getLogger(__name__)
 
 OnFrame = Callable[[int, int, int, bytes], None]  # kind, split, number and body of what a runner says
 
+_IDENTITY = Path(__file__).with_name("runtimes") / "identity.onnx"
 _LAST_WORD_S = 0.05  # what a child wrote before it ended may still be on its way
 
 
@@ -182,6 +185,18 @@ class Supervisor:
         finally:
             child.kill()
             link.close()
+
+    async def prove(self) -> None:
+        """Check the smallest model there is, as if it were uploaded: who cannot do that will serve no other.
+
+        Raises:
+            MLBuffetError: no model can be loaded and run here.
+        """
+        digest = f"sha256:{hashlib.sha256(_IDENTITY.read_bytes()).hexdigest()}"
+        found = await self.check(CheckTask(str(_IDENTITY), digest, 0), CHECK_S)
+        if found["notes"]:
+            msg = f"no model can be run here: {found['notes']}"
+            raise UnavailableError(msg)
 
     def close(self) -> None:
         """Let go of the fork server: it ends, and every child with it."""

@@ -24,7 +24,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
     """The state of one connection."""
 
     def __init__(self, server: "HttpServer") -> None:
-        RequestReader.__init__(self, server.limits, server.hosts, server.loop.time)
+        RequestReader.__init__(self, server.limits, server.gate, server.loop.time)
         ResponseWriter.__init__(self, server.limits, server.loop)
         self.server = server
         self._waiting: deque[Request] = deque()
@@ -38,6 +38,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the server's connections, if there is room."""
         self._transport = cast("asyncio.Transport", transport)
+        self.peer = self.endpoints()[0][0]
         if not self.server.admit(self):
             self.deaf = True
             self._active = request = Request()
@@ -110,7 +111,8 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
             return
         if self._between and self._active is None:
             known = self.server.heads.find(data)
-            if known is not None:
+            if known is not None and self.server.gate.again(known):
+                known.peer = self.peer
                 self._active = known
                 self.expires_at = NEVER
                 self.server.lane.handle(known, self)

@@ -12,7 +12,7 @@ from email.utils import formatdate
 from mlbuffet.chassis.connection import HttpConnection
 from mlbuffet.chassis.heads import KnownHeads
 from mlbuffet.chassis.hosts import HostPolicy
-from mlbuffet.chassis.request import Lane, Limits, Request
+from mlbuffet.chassis.request import Gate, Lane, Limits, Request
 from mlbuffet.chassis.wsgi import Pool, WSGIApplication
 
 _OTHER_DESCRIPTORS = 64  # listeners, channels, logs, counters; besides, each thread may hold two files
@@ -37,11 +37,11 @@ class HttpServer:
         lane: Lane,
         limits: Limits,
         *,
-        hosts: HostPolicy | None = None,
+        gate: Gate | None = None,
         lane_on: bool = True,
     ) -> None:
         self.app = app
-        self.hosts = hosts or HostPolicy()
+        self.gate = gate or HostPolicy()
         self.lane = lane
         self.lane_on = lane_on
         self.limits = limits

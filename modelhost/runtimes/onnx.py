@@ -43,12 +43,7 @@ _SESSION = {
     "session.use_env_allocators": "1",
 }
 
-# The smallest model there is: y = Identity(x), one FP32 number.
-_IDENTITY = (
-    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'
-    b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
-    b"B\x02\x10\r"
-)
+_IDENTITY = Path(__file__).with_name("identity.onnx")  # the smallest model there is: one FP32 number as it came
 
 
 class Terminated(Exception):  # noqa: N818 - it is no error: it was asked for
@@ -143,7 +138,7 @@ def warm_runtime() -> None:
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(_IDENTITY, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(_IDENTITY.read_bytes(), options, providers=["CPUExecutionProvider"])
     session.run(None, {"x": np.zeros(1, np.float32)})
 
 

@@ -1,0 +1,39 @@
+"""Starts a service in a container, and refuses to where the container would let it do more than it needs.
+
+A stack file cannot ask for `no_new_privs`: Swarm leaves out `security_opt`. So this process asks the kernel itself,
+looks at what it may do, and becomes the service. That is then the container's first process: it gets the signals, and
+reaps what is left to it. This file stands alone, so that images have it that have nothing else of ours.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+def fault(status: Mapping[str, str]) -> str:
+    """What is wrong with a process of this `/proc/PID/status`; empty when nothing is. Pure."""
+    if "0" in status["Uid"].split():  # real, effective, saved, and for files
+        return "it would run as root; the image's user is mlbuffet"
+    if int(status["CapEff"], 16) | int(status["CapPrm"], 16):
+        return "it would have capabilities; drop all of them (cap_drop: [ALL])"
+    if status["NoNewPrivs"] != "1":
+        return "the kernel does not keep it from getting new privileges"
+    return ""
+
+
+def main() -> None:
+    """Become the program that the arguments name."""
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    reason = fault({name: value.strip() for name, _, value in (line.partition(":") for line in lines)})
+    if reason:
+        sys.exit(f"not started: {reason}")
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - the image's own command
+
+
+if __name__ == "__main__":
+    main()

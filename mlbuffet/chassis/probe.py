@@ -1,0 +1,39 @@
+"""Tells a container's engine whether the service in it is well: `probe.py PORT [READY LIVE]`, exit status 0 or 1.
+
+Until it has been ready once, it is asked whether it is ready; from then on whether it lives: a service that waits for
+others would not be helped by being killed. This file stands alone and imports little, for it runs every few seconds.
+"""
+
+import socket
+import sys
+from pathlib import Path
+
+_PATHS = ("/health/ready", "/health/live")
+_TIMEOUT_S = 4.0
+_WAS_READY = Path("/tmp/was-ready")  # noqa: S108 - in a file system of the container's own, gone with it
+
+
+def is_well(port: int, path: str) -> bool:
+    """Ask on loopback; anything but 200 within a few seconds is a no."""
+    question = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as connection:
+            connection.sendall(question.encode())
+            return connection.recv(64).split()[1:2] == [b"200"]
+    except OSError:
+        return False
+
+
+def main() -> None:
+    """Ask what is due."""
+    port, *paths = sys.argv[1:]
+    ready, live = paths or _PATHS
+    if _WAS_READY.exists():
+        sys.exit(not is_well(int(port), live))
+    if not is_well(int(port), ready):
+        sys.exit(1)
+    _WAS_READY.touch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""A Swarm of two nodes on this machine, made from nothing: two engines, a base image without a registry, our images.
+
+It needs root and Debian's packages. The first node is this machine; the second one is an engine in a network namespace
+of its own, joined by a pair of virtual links. All of it lies in one folder and is taken away at the end, unless
+MLBUFFET_LAB_KEEP=1: then the next run finds it there. The kernel may lack IPVS: so no virtual IPs and no ingress mesh.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tests.harness.platform import ROOT, wait_until
+
+FOLDER = Path("/var/tmp/mlbuffet-lab")  # noqa: S108 - layers cannot lie on a tmpfs; one lab for a machine
+BASE = "python:3.11-slim-bookworm"
+TAG = "lab"
+NETWORK, SUBNET = "mlbuffet_overlay", "10.0.13.0/24"
+ADDRESSES = ("172.31.0.1", "172.31.0.2")
+PROGRAMS = ("docker", "dockerd", "debootstrap", "ip", "iptables", "nsenter")
+_NAMESPACE = "mlbuffet2"
+_LINKS = ("mlbuffet-1", "mlbuffet-2")
+_CERTIFICATES = Path("/usr/local/share/ca-certificates")
+_BUILDS = {
+    "inferrer": ("deploy/Dockerfile", "--target=inferrer", "--build-arg=SERVICE=inferrer"),
+    "modelhost": ("deploy/Dockerfile", "--target=modelhost", "--build-arg=SERVICE=modelhost"),
+    "edge": ("deploy/edge/Dockerfile",),
+    "metrics": ("metrics/Dockerfile",),
+}
+KEEP = os.environ.get("MLBUFFET_LAB_KEEP") == "1"
+
+
+def missing() -> str:
+    """Why there can be no lab here; empty when there can be."""
+    if os.geteuid() != 0:
+        return "two Docker engines need root"
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def run(*command: str | Path, timeout_s: float = 120, **options: Any) -> str:  # noqa: ANN401 - as subprocess takes them
+    """Run a program; returns what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+class Node:
+    """One engine."""
+
+    def __init__(self, name: str, address: str, namespace: str = "") -> None:
+        self.name = name
+        self.address = address
+        self.folder = FOLDER / name
+        self._namespace = namespace
+        self._environment = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
+            "DOCKER_API_VERSION": "1.41",  # a client may be newer than Debian's engine
+            "MLBUFFET_TAG": TAG,
+            "MLBUFFET_EDGE_TAG": TAG,
+            "MLBUFFET_CERTIFICATES": "",
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a docker client needs to speak to this engine."""
+        return dict(self._environment)
+
+    def docker(self, *arguments: str | Path, timeout_s: float = 120, **options: Any) -> str:  # noqa: ANN401 - as above
+        """Run a docker command; returns what it printed."""
+        return run("docker", *arguments, timeout_s=timeout_s, env=self._environment, **options).strip()
+
+    def inspect(self, *names: str) -> list[dict[str, Any]]:
+        """What the engine knows of containers, images or services."""
+        found: list[dict[str, Any]] = json.loads(self.docker("inspect", *names)) if names else []
+        return found
+
+    def containers(self, service: str = "") -> list[str]:
+        """The running containers of the stack, or of one service in it."""
+        label = f"com.docker.swarm.service.name=mlbuffet_{service}" if service else "com.docker.stack.namespace=mlbuffet"
+        return self.docker("ps", "--quiet", "--filter", f"label={label}").split()
+
+    def logs(self, container: str) -> str:
+        """What a container has printed, on either stream."""
+        command = ["docker", "logs", container]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    def is_up(self) -> bool:
+        """Tell whether the engine answers."""
+        done = subprocess.run(["docker", "info"], env=self._environment, capture_output=True, check=False)
+        return done.returncode == 0
+
+    def start(self) -> None:
+        """Start the engine and wait for it."""
+        if self.is_up():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = ["dockerd", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec"]
+        command += [f"--pidfile={self.folder}/pid", f"--host=unix://{self.folder}/docker.sock"]
+        if self._namespace:
+            # Not `ip netns exec`: that mounts /sys anew and hides the control groups.
+            own = f"hostname {self.name}; mount -t tmpfs none /run/docker; mkdir -p /run/docker/netns; exec \"$@\""
+            entered = ["nsenter", f"--net=/run/netns/{self._namespace}", "unshare", "--mount", "--uts"]
+            command = [*entered, "sh", "-c", own, "sh", *command]
+        (self.folder / "pid").unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            subprocess.run(["setsid", "--fork", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=True)
+        wait_until(self.is_up, 60, f"the engine of {self.name}")
+
+    def kill(self) -> None:
+        """End the engine and everything in it at once, as if the machine had lost its power."""
+        pid = int((self.folder / "pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        for group in (*Path("/proc").glob("[0-9]*/cmdline"),):
+            if f"{self.folder}/".encode() in _read(group):
+                os.kill(int(group.parent.name), signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop the engine in order."""
+        try:
+            pid = int((self.folder / "pid").read_text())
+            os.kill(pid, signal.SIGTERM)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), 60, f"the end of the engine of {self.name}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+class Lab:
+    """Both nodes, joined, with base image, network and our images."""
+
+    def __init__(self) -> None:
+        self.first = Node("node1", ADDRESSES[0])
+        self.second = Node("node2", ADDRESSES[1], _NAMESPACE)
+        self.nodes = (self.first, self.second)
+
+    def __enter__(self) -> Self:
+        """Make what is not there yet."""
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        rules = FOLDER / "iptables"
+        if not rules.exists():
+            rules.write_text(run("iptables-save"))
+        try:
+            self.first.start()
+            _make_base(self.first)
+            self.build(*_BUILDS)
+            self._join()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it all away."""
+        if KEEP:
+            return
+        for node in reversed(self.nodes):
+            if node.is_up():
+                node.docker("swarm", "leave", "--force", timeout_s=60)
+            node.stop()
+        run("ip", "netns", "del", _NAMESPACE)
+        for link in ("docker_gwbridge", "docker0", _LINKS[0]):
+            subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
+        rules = (FOLDER / "iptables").read_text()
+        cleared = "".join(f"*{table}\nCOMMIT\n" for table in ("filter", "nat") if f"*{table}" not in rules)
+        run("iptables-restore", input=rules + cleared)
+        shutil.rmtree(FOLDER)
+
+    def build(self, *services: str) -> None:
+        """Build images; layers that are there are not made again."""
+        for service in services:
+            file, *options = _BUILDS[service]
+            common = ["--network=host", f"--build-arg=BASE={BASE}", f"--tag=mlbuffet/{service}:{TAG}"]
+            self.first.docker("build", "--quiet", *common, *options, f"--file={file}", ".", timeout_s=300, cwd=ROOT)
+
+    def copy_image(self, name: str) -> None:
+        """Bring an image to the second node, which has no registry to ask."""
+        with subprocess.Popen(["docker", "save", name], env=self.first.environment, stdout=subprocess.PIPE) as saved:
+            self.second.docker("load", "--quiet", stdin=saved.stdout)
+        assert saved.returncode == 0
+
+    def _join(self) -> None:
+        """Make one Swarm of the two."""
+        if not Path(f"/run/netns/{_NAMESPACE}").exists():
+            _link()
+        first, second = self.nodes
+        if not _is_in_swarm(first):
+            first.docker("swarm", "init", "--advertise-addr", first.address)
+        own = first.docker("info", "--format={{.Swarm.NodeID}}")
+        first.docker("node", "update", "--label-add", "mlbuffet.repository=true", own)
+        second.start()
+        if not _is_in_swarm(second):
+            second.docker("swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address)
+        self.copy_image(f"mlbuffet/modelhost:{TAG}")
+        if NETWORK not in first.docker("network", "ls", "--format={{.Name}}").split():
+            first.docker("network", "create", "--driver=overlay", f"--subnet={SUBNET}", "--attachable", NETWORK)
+
+
+def _is_in_swarm(node: Node) -> bool:
+    return node.docker("info", "--format={{.Swarm.LocalNodeState}}") == "active"
+
+
+def _link() -> None:
+    """The second node's network: a link to the first one and no other way out.
+
+    No default route: an agent tries to pull each image first, and waits where there is a route to nowhere.
+    """
+    ours, theirs = _LINKS
+    commands: Sequence[str] = (
+        f"ip netns add {_NAMESPACE}",
+        f"ip link add {ours} type veth peer name {theirs}",
+        f"ip link set {theirs} netns {_NAMESPACE}",
+        f"ip addr add {ADDRESSES[0]}/24 dev {ours}",
+        f"ip link set {ours} up",
+        f"ip -n {_NAMESPACE} addr add {ADDRESSES[1]}/24 dev {theirs}",
+        f"ip -n {_NAMESPACE} link set {theirs} up",
+        f"ip -n {_NAMESPACE} link set lo up",
+    )
+    for command in commands:
+        run(*command.split())
+
+
+def _make_base(node: Node) -> None:
+    """The base image, from Debian's packages: there may be no registry to have it from."""
+    if node.docker("images", "--quiet", BASE):
+        return
+    root = FOLDER / "base"
+    shutil.rmtree(root, ignore_errors=True)
+    packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
+    run("debootstrap", "--variant=minbase", packages, "bookworm", root, timeout_s=300)
+    for extra in _CERTIFICATES.glob("*.crt"):  # where the network re-signs TLS
+        shutil.copy(extra, root / _CERTIFICATES.relative_to("/"))
+    run("chroot", root, "update-ca-certificates")
+    for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        shutil.rmtree(root / folder)
+        (root / folder / "partial").mkdir(parents=True)
+    with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as packed:
+        change = "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt"
+        node.docker("import", "--change", change, "-", BASE, stdin=packed.stdout)
+    assert packed.returncode == 0
+    shutil.rmtree(root)

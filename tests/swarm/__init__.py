@@ -1,0 +1,1 @@
+"""The platform on Docker Swarm, two nodes of it."""

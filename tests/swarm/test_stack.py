@@ -1,0 +1,140 @@
+"""The stack on a real Swarm of two nodes, deployed from nothing."""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.harness.platform import SAMPLES, wait_until
+from tests.harness.stack import Stack
+from tests.harness.swarm import ADDRESSES, Lab
+
+SERVICES = ("edge", "inferrer", "modelhost", "mirror", "metrics")
+PUBLISHED = {80, 8001, 8002, 9091}
+
+
+@pytest.fixture(scope="module")
+def stack(lab: Lab) -> Iterator[Stack]:
+    """The stack, with the sample model of irises."""
+    with Stack(lab) as deployed:
+        deployed.put("iris.onnx", (SAMPLES / "iris.onnx/1/model.onnx").read_bytes()).raise_for_status()
+        yield deployed
+
+
+def test_the_golden_prediction_is_answered_on_port_80(stack: Stack) -> None:
+    answered = stack.predict("iris.onnx", [2, 5, 1, 4])
+    assert answered.json()["values"] == [1]
+    served = requests.post(
+        f"http://{ADDRESSES[0]}:8002/v2/models/iris.onnx/infer",
+        json={"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [2, 5, 1, 4]}]},
+        headers=stack.headers,
+        timeout=10,
+    )
+    assert served.json()["outputs"][0]["data"] == [1]
+
+
+def test_d06_nothing_in_the_stack_file_is_ignored(stack: Stack) -> None:
+    assert "Ignoring" not in stack.deployed
+    assert "nsupported" not in stack.deployed
+
+
+def containers(stack: Stack) -> Iterator[tuple[Any, dict[str, Any], str]]:
+    """Node, what its engine knows, and name of each running container of ours."""
+    for node in stack.lab.nodes:
+        for known in node.inspect(*node.containers()):
+            yield node, known, known["Config"]["Labels"]["com.docker.swarm.service.name"].removeprefix("mlbuffet_")
+
+
+def test_d05_every_service_is_hardened(stack: Stack) -> None:
+    seen = set()
+    for node, known, service in containers(stack):
+        seen.add(service)
+        lines = node.docker("exec", known["Id"], "cat", "/proc/1/status").splitlines()
+        status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        assert {status[name] for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")} == {"0" * 16}, service
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), service
+        assert set(status["Uid"].split()) == {"10001"}, service
+        host = known["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["PidsLimit"] > 0, service
+        assert host["Memory"] > 0, service
+        assert host["NanoCpus"] > 0, service
+        assert not host["Privileged"], service
+        assert not [mount for mount in known["Mounts"] if "docker.sock" in json.dumps(mount)], service
+    assert seen == set(SERVICES)
+
+
+def test_d07_secrets_are_files_and_nowhere_else(stack: Stack) -> None:
+    texts = [stack.lab.first.docker("service", "inspect", *(f"mlbuffet_{service}" for service in SERVICES))]
+    for node, known, service in containers(stack):
+        texts.append(json.dumps(known))
+        listing = node.docker("exec", known["Id"], "find", "/run/secrets", "-type", "f", "-printf", "%m %U\n")
+        assert set(listing.splitlines()) <= {"400 10001"}, service
+        texts.append(node.docker("exec", known["Id"], "env"))
+    texts += [stack.lab.first.docker("image", "inspect", f"mlbuffet/{name}:lab") for name in SERVICES if name != "mirror"]
+    for secret in stack.secret_texts:
+        assert not [text for text in texts if secret in text]
+
+
+def test_d10_only_the_edge_publishes(stack: Stack) -> None:
+    for _, known, service in containers(stack):
+        ports = {int(bound["HostPort"]) for all_bound in known["NetworkSettings"]["Ports"].values() for bound in all_bound or ()}
+        assert ports == (PUBLISHED if service == "edge" else set()), service
+    open_there = {port for port in (*PUBLISHED, 2375, 2376, 8003, 8004, 9090) if _is_open(ADDRESSES[1], port)}
+    assert open_there == set()
+    open_here = {port for port in (*PUBLISHED, 2375, 2376, 8003, 8004, 9090) if _is_open(ADDRESSES[0], port)}
+    assert open_here == PUBLISHED
+
+
+def _is_open(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_prometheus_is_behind_a_password_and_scrapes(stack: Stack) -> None:
+    url = f"http://{ADDRESSES[0]}:9091"
+    assert requests.get(f"{url}/api/v1/targets", timeout=5).status_code == 401
+    assert requests.get(f"{url}/api/v1/targets", auth=("admin", "guess"), timeout=5).status_code == 401
+    auth = stack.metrics_user
+
+    def scraped() -> bool:
+        targets = requests.get(f"{url}/api/v1/targets", auth=auth, timeout=5).json()["data"]["activeTargets"]
+        found = [target["health"] for target in targets if target["labels"]["job"] == "inferrer"]
+        return found == ["up", "up"]
+
+    wait_until(scraped, 40, "both inferrers being scraped")
+
+
+@pytest.mark.parametrize("service", ["inferrer", "modelhost"])
+def test_a_killed_task_is_replaced_and_serves_within_5_s(stack: Stack, service: str) -> None:
+    before = stack.lab.first.containers(service)
+    began = time.monotonic()
+    stack.lab.first.docker("kill", before[0])
+
+    def replaced() -> bool:
+        now = stack.lab.first.containers(service)
+        return len(now) == len(before) and before[0] not in now and stack.is_healthy(now)
+
+    wait_until(replaced, 30, f"a new task of {service}")
+    seconds = time.monotonic() - began
+    print(f"{service}: killed, replaced and healthy in {seconds:.1f} s")  # noqa: T201 - a figure
+    assert stack.predict("iris.onnx", [2, 5, 1, 4]).json()["values"] == [1]
+    assert seconds < 5
+
+
+def test_the_edge_writes_where_a_client_comes_from(stack: Stack) -> None:
+    """What a client says of itself is not passed on: a lie in X-Forwarded-For is in no record."""
+    lie = "203.0.113.77"
+    headers = stack.headers | {"X-Forwarded-For": lie, "Forwarded": f"for={lie}"}
+    requests.delete(f"{stack.url}/api/v1/models/none.onnx", headers=headers, timeout=10)
+    logs = "".join(stack.lab.first.logs(container) for container in stack.lab.first.containers("inferrer"))
+    assert lie not in logs
+    assert re.search("none.onnx|request failed", logs)

@@ -1,0 +1,61 @@
+"""A service starts only where the container leaves it nothing that it does not need."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlbuffet.chassis import entry
+
+SOUND = {"Uid": "10001\t10001\t10001\t10001", "CapEff": "0" * 16, "CapPrm": "0" * 16, "NoNewPrivs": "1"}
+
+
+def test_d05_a_process_that_may_do_nothing_special_is_sound() -> None:
+    assert entry.fault(SOUND) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"Uid": "0\t0\t0\t0"}, "root"),
+        ({"Uid": "10001\t0\t10001\t10001"}, "root"),
+        ({"Uid": "10001\t10001\t0\t10001"}, "root"),
+        ({"CapEff": "0000000000000400"}, "capabilities"),
+        ({"CapPrm": "00000000a80425fb"}, "capabilities"),
+        ({"NoNewPrivs": "0"}, "privileges"),
+    ],
+)
+def test_d05_anything_more_is_a_fault(change: dict[str, str], reason: str) -> None:
+    assert reason in entry.fault(SOUND | change)
+
+
+# As root reads it: where Python and this file are, somebody else may not look.
+_AS_SOMEBODY_ELSE = """
+import collections.abc, ctypes, encodings.ascii, os, pathlib, sys
+source = pathlib.Path(sys.argv.pop(1)).read_text()
+os.setresuid(10001, 10001, 10001)
+exec(source, {"__name__": "__main__"})
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_d05_the_program_takes_the_entry_s_place_and_its_rights_are_gone() -> None:
+    command = [sys.executable, "-ISc", _AS_SOMEBODY_ELSE, entry.__file__, "cat", "/proc/self/status"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    printed, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert f"Pid:\t{process.pid}\n" in printed
+    assert "NoNewPrivs:\t1\n" in printed
+
+
+def test_d05_root_is_refused() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    done = subprocess.run(
+        [sys.executable, "-IS", entry.__file__, "true"], capture_output=True, text=True, timeout=10, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("not started: it would run as root")
+    assert Path(entry.__file__).name not in done.stderr  # a word, no traceback
