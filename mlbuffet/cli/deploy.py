@@ -178,6 +178,24 @@ def down(deployment: Deployment, *, everything: bool, yes: bool) -> None:
         deployment.remove_everything()
 
 
+@deploy.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(deployment: Deployment, file: Path) -> None:
+    """Copy the repository into FILE, on its node, while everything goes on; API keys are in it, as hashes."""
+    _engine()
+    deployment.backup(file)
+
+
+@deploy.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.pass_obj
+def restore(deployment: Deployment, file: Path) -> None:
+    """Put a copy back, on the repository's node and with no inferrer running."""
+    _engine()
+    deployment.restore(file)
+
+
 @deploy.group()
 def certificates() -> None:
     """Manage the certificates between the services."""

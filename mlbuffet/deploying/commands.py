@@ -170,3 +170,30 @@ def replace_certificate(service: str, present: Iterable[str], generation: int) -
     for part, name in zip(("cert", "key"), certificates_of(service, generation), strict=True):
         options.append(f"--secret-add=source={name},target=tls/{part}.pem,uid={_USER},mode=0400")
     return ("docker", "service", "update", "--detach", "--no-resolve-image", *options, full_name(service))
+
+
+# Repository -----------------------------------------------------------------------------------------------------------
+
+# Pointers first: what they name was there before them, and nothing that is there ever changes. So the second archive
+# has it, unless it was deleted meanwhile; then there is no such model in the copy either.
+_COPY = """set -e
+find . -mindepth 2 -maxdepth 2 -name default | tar --create --file=- --files-from=-
+tar --create --file=- --exclude=./.mlbuffet/staging --exclude=./.mlbuffet/locks --exclude=./.mlbuffet/generation \\
+    --exclude='./*/default' ."""
+
+
+def copy_repository(tag: str) -> Command:
+    """A copy of the repository on standard output: two archives, one behind the other."""
+    return (*_beside_repository(tag, "ro"), _COPY)
+
+
+def fill_repository(tag: str) -> Command:
+    """Put a copy on standard input back."""
+    return (*_beside_repository(tag, "rw"), "tar --extract --file=- --ignore-zeros --no-overwrite-dir")
+
+
+def _beside_repository(tag: str, access: str) -> Command:
+    """A container that has the repository, no network, and runs what follows."""
+    confined = ("--rm", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL", f"--user={_USER}")
+    place = (f"--volume={STACK}_repository:/repository:{access}", "--workdir=/repository")
+    return ("docker", "run", *confined, *place, "--entrypoint=sh", image("inferrer", tag), "-c")

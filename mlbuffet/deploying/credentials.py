@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from mlbuffet.deploying.certificates import Pair, issue, make_authority
+from mlbuffet.deploying.authority import Pair, issue, make_authority
 from mlbuffet.deploying.names import (
     AUTHORITY,
     AUTHORITY_LABEL,

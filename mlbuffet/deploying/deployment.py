@@ -139,6 +139,24 @@ class Deployment:
                 self._engine.run(commands.replace_certificate(name, service.secrets, generation))
                 self._settle(name, updating=True)
 
+    def backup(self, path: Path) -> None:
+        """Copy the repository, of this node, into a file while everything goes on."""
+        self._engine.save(commands.copy_repository(self.service("inferrer").tag), path)
+        self._say(f"the repository is in {path}")
+
+    def restore(self, path: Path) -> None:
+        """Put a copy back into the repository; models that it does not have stay.
+
+        Raises:
+            EngineError: an inferrer runs, which would not know.
+        """
+        inferrer = self.service("inferrer")
+        if inferrer.replicas or running(inferrer, self.tasks("inferrer")):
+            msg = "the repository is in use: mlbuffet deploy scale inferrer=0 comes first, and inferrer=2 afterwards"
+            raise EngineError(msg)
+        self._engine.feed(commands.fill_repository(inferrer.tag), path)
+        self._say(f"the repository has what was in {path}")
+
     def down(self) -> None:
         """Remove the stack, and wait until nothing of it runs here."""
         if self._engine.names(commands.SERVICES):

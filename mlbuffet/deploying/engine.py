@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlbuffet.deploying import commands
@@ -67,6 +68,43 @@ class Engine:
     def names(self, command: Command) -> set[str]:
         """Run a command whose output is a name in each line."""
         return set(self.run(command).split())
+
+    def save(self, command: Command, path: Path) -> None:
+        """Run a command and keep its output as a file for this user alone, whole or not at all.
+
+        Raises:
+            EngineError: it failed, and there is no such file.
+            OSError: it cannot be written.
+        """
+        self._show([command], {})
+        beside = path.with_name(f"{path.name}.new")
+        beside.unlink(missing_ok=True)
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - the mode
+            done = subprocess.run(  # noqa: S603 - as above
+                command, stdout=file, stderr=subprocess.PIPE, check=False, env=self._environment
+            )
+            os.fsync(file.fileno())
+        if done.returncode != 0:
+            beside.unlink()
+            msg = f"{shlex.join(command[:2])} … failed: {done.stderr.decode(errors='replace').strip()}"
+            raise EngineError(msg)
+        beside.rename(path)
+
+    def feed(self, command: Command, path: Path) -> None:
+        """Run a command with a file as its standard input.
+
+        Raises:
+            EngineError: it failed.
+            OSError: the file cannot be read.
+        """
+        self._show([command], {})
+        with path.open("rb") as file:
+            done = subprocess.run(  # noqa: S603 - as above
+                command, stdin=file, capture_output=True, check=False, env=self._environment
+            )
+        if done.returncode != 0:
+            msg = f"{shlex.join(command[:2])} … failed: {done.stderr.decode(errors='replace').strip()}"
+            raise EngineError(msg)
 
     def pipe(self, source: Command, target: Command) -> None:
         """Run two commands, the output of the first being the input of the second.

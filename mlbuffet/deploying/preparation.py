@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from mlbuffet.deploying import commands
-from mlbuffet.deploying.certificates import Pair
+from mlbuffet.deploying.authority import Pair
 from mlbuffet.deploying.credentials import (
     Folder,
     Secret,

@@ -100,6 +100,15 @@ def test_import_keeps_its_setting_in_one_word() -> None:
     assert commands.import_image("python:x") == ("docker", "import", change, "-", "python:x")
 
 
+def test_a_copy_of_the_repository_has_the_pointers_first() -> None:
+    """What a pointer names was there before it, so that whatever is published meanwhile, the copy has it."""
+    *words, script = commands.copy_repository("1")
+    assert "--volume=mlbuffet_repository:/repository:ro" in words
+    assert "--network=none" in words
+    assert script.index("-name default") < script.index("--exclude='./*/default'")
+    assert "--volume=mlbuffet_repository:/repository:rw" in commands.fill_repository("1")
+
+
 def test_the_stack_file_is_filled_in() -> None:
     first = {"MLBUFFET_TAG": "2", "MLBUFFET_EDGE_TAG": "1", "MLBUFFET_CERTIFICATES": ""}
     assert commands.stack_environment("2", "1", 1) == first

@@ -12,7 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from mlbuffet.deploying.certificates import Pair, issue, make_authority
+from mlbuffet.certificates import INFERRER, MODELHOST, read_context
+from mlbuffet.deploying.authority import Pair, issue, make_authority
 from mlbuffet.deploying.credentials import (
     Folder,
     authority_secret,
@@ -22,7 +23,6 @@ from mlbuffet.deploying.credentials import (
     write_own,
 )
 from mlbuffet.deploying.names import KEYS, certificate_names
-from mlbuffet.endpoints import tls_context
 from mlbuffet.keys import find_key, read_hashing_key, read_keys
 
 NOW = datetime.now(UTC)
@@ -70,10 +70,8 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> st
 
 
 def contexts(tmp_path: Path, authority: Pair, server: Pair, client: Pair) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    at_server = tls_context(folder_of(tmp_path / "server", authority, server), server=True)
-    at_client = tls_context(folder_of(tmp_path / "client", authority, client), server=False)
-    assert at_server is not None
-    assert at_client is not None
+    at_server = read_context(folder_of(tmp_path / "server", authority, server), server=True)
+    at_client = read_context(folder_of(tmp_path / "client", authority, client), server=False)
     for context in (at_server, at_client):
         context.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 does by default
     return at_server, at_client
@@ -81,19 +79,19 @@ def contexts(tmp_path: Path, authority: Pair, server: Pair, client: Pair) -> tup
 
 def test_both_roles_take_each_other(tmp_path: Path, authority: Pair) -> None:
     modelhost, inferrer = issue(authority, "modelhost", NOW), issue(authority, "inferrer", NOW)
-    assert shake_hands(*contexts(tmp_path, authority, modelhost, inferrer), "mlbuffet-modelhost") == "TLSv1.3"
+    assert shake_hands(*contexts(tmp_path, authority, modelhost, inferrer), MODELHOST) == "TLSv1.3"
 
 
 def test_another_role_is_not_taken_for_it(tmp_path: Path, authority: Pair) -> None:
     wrong, inferrer = issue(authority, "inferrer", NOW), issue(authority, "inferrer", NOW)
-    with pytest.raises(ssl.SSLCertVerificationError, match="mlbuffet-modelhost"):
-        shake_hands(*contexts(tmp_path, authority, wrong, inferrer), "mlbuffet-modelhost")
+    with pytest.raises(ssl.SSLCertVerificationError, match=MODELHOST):
+        shake_hands(*contexts(tmp_path, authority, wrong, inferrer), MODELHOST)
 
 
 def test_what_another_authority_signed_is_refused(tmp_path: Path, authority: Pair) -> None:
     foreign = issue(make_authority(NOW), "modelhost", NOW)
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake_hands(*contexts(tmp_path, authority, foreign, issue(authority, "inferrer", NOW)), "mlbuffet-modelhost")
+        shake_hands(*contexts(tmp_path, authority, foreign, issue(authority, "inferrer", NOW)), MODELHOST)
 
 
 def test_certificates_say_what_they_are_for(authority: Pair) -> None:
@@ -107,7 +105,7 @@ def test_certificates_say_what_they_are_for(authority: Pair) -> None:
         assert certificate.not_valid_after_utc == (NOW + timedelta(days=days)).replace(microsecond=0)
         assert certificate.not_valid_before_utc < NOW, "clocks differ"
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["mlbuffet-inferrer"]
+    assert names.get_values_for_type(x509.DNSName) == [INFERRER]
     assert top.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
 
 

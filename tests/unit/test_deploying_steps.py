@@ -204,6 +204,12 @@ def test_an_update_of_which_a_part_does_not_come_leaves_nothing_behind(engine: M
     assert "metrics" not in " ".join(" ".join(command) for command in engine.changes)
 
 
+def test_a_repository_in_use_is_not_written_over(engine: Memory, deployed: Deployment, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="scale inferrer=0 comes first"):
+        deployed.restore(tmp_path / "copy.tar")
+    assert not engine.changes
+
+
 def test_what_is_not_deployed_cannot_be_scaled(engine: Memory) -> None:
     with pytest.raises(EngineError, match="up comes first"):
         Deployment(engine, engine.said.append, 1).scale("inferrer", 2)
@@ -237,6 +243,18 @@ def test_json_is_a_list_or_a_line_for_each() -> None:
     assert engine.ask((PYTHON, "-c", "print('[{\"a\": 1}]')")) == [{"a": 1}]
     assert engine.ask((PYTHON, "-c", "print('{\"a\": 1}'); print('{\"b\": 2}')")) == [{"a": 1}, {"b": 2}]
     assert engine.names((PYTHON, "-c", "print('a'); print('b')")) == {"a", "b"}
+
+
+def test_output_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    engine, path = Engine(print), tmp_path / "copy"
+    engine.save((PYTHON, "-c", "print('all')"), path)
+    assert path.read_text() == "all\n"
+    assert path.stat().st_mode & 0o077 == 0
+    with pytest.raises(EngineError, match="broken"):
+        engine.save((PYTHON, "-c", "print('half', flush=True); raise SystemExit('broken')"), path)
+    assert path.read_text() == "all\n"
+    assert [item.name for item in tmp_path.iterdir()] == ["copy"]
+    engine.feed((PYTHON, "-c", "import sys; sys.exit(sys.stdin.read() != 'all\\n')"), path)
 
 
 def test_a_pipe_fails_with_either_end() -> None:

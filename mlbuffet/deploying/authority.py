@@ -1,4 +1,4 @@
-"""Certificates for the channels between services: one authority, and for each role a certificate that names it.
+"""Makes the authority of the channels between services, and what it signs: a certificate for each role that names it.
 
 X.509 v3 with keys on P-256. The authority lasts ten years and signs only what ends a chain; a certificate lasts one
 year. What each end checks of the other is the role, which is the certificate's one name (RFC 5280, 4.2.1.6).
