@@ -89,18 +89,23 @@ def build(deployment: Deployment, tag: str | None, base: str) -> None:
 @_folder
 @click.option("--address", default="", help="This node's, where the Swarm is to be made and it has several.")
 @click.option("--encrypted", is_flag=True, help="Encrypt the network, where the kernel can.")
-@click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), help="Write the first API key there.")
-def init(folder: Path, address: str, key_file: Path | None, *, encrypted: bool) -> None:
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the first API key to this file, as for --key-file.",
+)
+def init(folder: Path, address: str, to: Path | None, *, encrypted: bool) -> None:
     """Prepare the Swarm: network, label of this node, certificates, keys. The first API key is shown once."""
     preparation = _preparation(folder)
     preparation.join_swarm(address)
     preparation.make_network(encrypted=encrypted)
     key, password = preparation.make_secrets()
-    if key and key_file is not None:
+    if key and to is not None:
         from mlbuffet.deploying.credentials import write_own  # noqa: PLC0415 - installed, since there is a key
 
-        write_own(key_file, f"{key}\n".encode())
-        write_line(f"the first API key, for an administrator, is in {key_file}")
+        write_own(to, f"{key}\n".encode())
+        write_line(f"the first API key, for an administrator, is in {to}")
     elif key:
         write_line(f"the first API key, for an administrator, shown this once: {key}")
     if password:
