@@ -91,7 +91,7 @@ class Inferrer:
             oip_routes(services),
             oip_repository_routes(services),
             documentation_routes(services),
-            health_routes(lambda: services.dataplane.ready, metrics),
+            health_routes(lambda: services.ready, metrics),
         )
         app.before_request(_begin)
         app.after_request(self._count)

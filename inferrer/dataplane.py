@@ -64,7 +64,6 @@ class DataPlane:
         self.index = index
         self.replicas = Replicas(places, tls, self._failed, self._move_away, index)
         self.loop = asyncio.get_running_loop()
-        self.leaving = False  # this process is about to end
         self.retries: Counter[str] = Counter()
         self.cache = AnswerCache(cache_bytes)
         self._rooms = Rooms(self.replicas, most_bytes)
@@ -72,11 +71,6 @@ class DataPlane:
         self._budget = RetryBudget()
         self._targets = Targets(index, self.replicas)
         self._tasks = [self.loop.create_task(self.replicas.run()), self.loop.create_task(self._sweep())]
-
-    @property
-    def ready(self) -> bool:
-        """Tell whether predictions are to be sent here: they can be answered, and will be for a while."""
-        return not self.leaving and bool(self.replicas.ready())
 
     def failed(self) -> bool:
         """Tell whether a task that is to run for ever has ended; says why in the log."""

@@ -1,6 +1,7 @@
 """What the routes stand on, made once per process by the composition root."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 
 from inferrer.controlplane import ControlPlane
 from inferrer.dataplane import DataPlane
@@ -20,3 +21,9 @@ class Services:
     dataplane: DataPlane
     controlplane: ControlPlane
     keys: KeyRing
+    leaving: Event = field(default_factory=Event)  # set when this process is about to end
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether predictions are to be sent here: they can be answered, and will be for a while."""
+        return not self.leaving.is_set() and bool(self.dataplane.replicas.ready())

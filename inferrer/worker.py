@@ -67,7 +67,8 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _TICK_S)
         notice_s = inferrer.settings.drain_notice_s if service_ends.is_set() else 0
-        server.draining = inferrer.services.dataplane.leaving = True
+        inferrer.services.leaving.set()
+        server.draining = True
         await asyncio.sleep(notice_s)
         await listeners.close()
         await asyncio.gather(server.drain(inferrer.settings.drain_s), *([rpc.drain()] if rpc else []))
@@ -97,7 +98,7 @@ def _make_server(inferrer: Inferrer) -> HttpServer:
 async def _connected(inferrer: Inferrer) -> None:
     """Give the channels a moment: a worker that replaces another must not answer 503 meanwhile."""
     ends_at = time.monotonic() + _CONNECT_S
-    while not inferrer.services.dataplane.ready and time.monotonic() < ends_at:
+    while not inferrer.services.ready and time.monotonic() < ends_at:
         await asyncio.sleep(0.01)
 
 

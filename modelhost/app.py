@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,7 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     of_mirror = (store.listen(), store.watch()) if isinstance(store, Mirror) else ()
     tasks = [following, *map(loop.create_task, (inventory.sweep(), channel.watch(), *of_mirror))]
     settle_memory()
-    stopping = loop.create_task(stop.wait())
-    # A task that ends by itself has failed: better a new process than one that no longer follows.
-    waited: list[asyncio.Future[Any]] = [*tasks, stopping, supervisor.lost]
-    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-    healthy = stop.is_set()
-    _log_failed(tasks)
+    healthy = await _told_to_end(stop, tasks, supervisor.lost)
     following.cancel()  # or it would report ready once more
     inventory.ready = False
     if healthy:
@@ -127,10 +122,17 @@ async def _until(is_so: Callable[[], bool], timeout_s: float) -> None:
                 await asyncio.sleep(_LOOK_S)
 
 
-def _log_failed(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def _told_to_end(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]], lost: asyncio.Future[None]) -> bool:
+    """Wait for the end; tells whether somebody wanted it.
+
+    A task that ends by itself has failed: better a new process than one that no longer follows.
+    """
+    waited: list[asyncio.Future[Any]] = [*tasks, asyncio.ensure_future(stop.wait()), lost]
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         if task.done() and not task.cancelled() and task.exception() is not None:
             log.error("task failed", exc_info=task.exception())
+    return stop.is_set()
 
 
 def _make_http(host_id: str, inventory: Inventory) -> HttpServer:

@@ -60,9 +60,9 @@ def _server(services: Services) -> Blueprint:
 
         curl http://127.0.0.1:8002/v2/health/ready
         """
-        if services.dataplane.ready:
+        if services.ready:
             return json_answer({"ready": True})
-        why = "this inferrer is about to end" if services.dataplane.leaving else "no modelhost is ready"
+        why = "this inferrer is about to end" if services.leaving.is_set() else "no modelhost is ready"
         return _unrecorded(UnavailableError(why), {"ready": False})
 
     return routes

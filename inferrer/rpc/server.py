@@ -63,7 +63,7 @@ class RpcServer:
         self._address = f"{host}:{settings.grpc_port}"
         self._options = options_of(settings)
         self._calls = Calls(counts, gate, most=_MOST_CALLS, message_s=settings.timeout_s, slow_s=settings.slow_s)
-        self._health = Health((SERVICE,), lambda: services.dataplane.ready)
+        self._health = Health((SERVICE,), lambda: services.ready)
         self._handlers = GatedHandlers(gate, counts)
         handlers = {
             name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()

@@ -281,8 +281,8 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
                 active.stream.end(too_slow(self.limits))
         elif self.incoming is not None:
             self._reject(RequestTimeoutError("the request did not come in time"))
-        elif active is None:
-            self._close_unless_read()
+        else:
+            self.close_if_idle()
 
     @property
     def idle(self) -> bool:
@@ -290,12 +290,9 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         return self._active is None and self.incoming is None and not self._waiting and not self.deaf
 
     def close_if_idle(self, since: float = NEVER) -> None:
-        """Close unless a request is being received or answered, or was after a moment."""
-        if self.idle and self.idle_since < since:
-            self._close_unless_read()
-
-    def _close_unless_read(self) -> None:
-        """Close, unless something has come that is not read yet: a request would be lost with it."""
+        """Close unless a request is being received or answered, or was after a moment, or has come and is not read."""
+        if not self.idle or self.idle_since >= since:
+            return
         if self._paused_at == NEVER and self.has_unread():
             self.expires_at = self._loop.time() + self.limits.head_timeout_s
         else:

@@ -13,7 +13,7 @@ from mlbuffet.errors import ConnectionFailedError, MLBuffetError
 _REFUSED, _UNUSABLE, _UNREACHABLE = 1, 2, 3
 
 
-_COMMANDS = ["keys", "models", "predict", "up"]  # each in the module of its name
+_COMMANDS = ["deploy", "keys", "models", "predict", "up"]  # each in the module of its name
 
 
 class _Commands(click.Group):

@@ -128,7 +128,7 @@ def test_d08_workers_are_replaced_without_a_failure(platform: RunningPlatform, n
         wait_until(lambda: not any(is_alive(pid) for pid in leaving), END_S, "the old ones being gone")
         load.wait_for(200)
     assert not load.failures()
-    assert len(platform.children("inferrer")) == platform.workers
+    wait_until(lambda: len(platform.children("inferrer")) == platform.workers, what="as many as before, none a zombie")
 
 
 def test_d08_killed_at_the_end_of_its_grace_it_leaves_nothing_half_written(tmp_path: Path) -> None:

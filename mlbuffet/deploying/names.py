@@ -1,0 +1,89 @@
+"""What is called how on the Swarm: services, images, secrets, volumes, as deploy/stack.yaml has them. Pure."""
+
+import re
+from collections.abc import Iterable
+
+STACK = "mlbuffet"
+NETWORK = "mlbuffet_overlay"
+SUBNET = "10.0.13.0/24"
+REPOSITORY_LABEL = "mlbuffet.repository"  # of the node that has the repository's volume
+PREVIOUS_LABEL = "mlbuffet.previous"  # of a service: the tag before the last update
+EXPIRES_LABEL = "mlbuffet.expires"  # of a certificate's secret
+AUTHORITY_LABEL = "mlbuffet.authority"  # of the authority's: its fingerprint
+
+# In the order of an update: who is asked by others comes first.
+SERVICES = {
+    "modelhost": "modelhost",
+    "mirror": "modelhost",
+    "inferrer": "inferrer",
+    "metrics": "metrics",
+    "edge": "edge",
+}
+IMAGES = ("inferrer", "modelhost", "metrics", "edge")
+SCALED = ("inferrer", "modelhost")
+ROLES = {"inferrer": ("inferrer",), "modelhost": ("modelhost", "mirror")}  # and which services have each
+VOLUMES = tuple(f"{STACK}_{name}" for name in ("repository", "sockets", "cache", "metrics"))
+
+AUTHORITY = f"{STACK}_ca"
+KEY_HASH = f"{STACK}_key_hash"
+FIRST_KEYS = f"{STACK}_first_keys"
+METRICS_KEY = f"{STACK}_metrics_key"
+METRICS_USERS = f"{STACK}_metrics_users"
+KEYS = (FIRST_KEYS, METRICS_KEY, KEY_HASH)  # made together, in this order
+_CERTIFICATE = re.compile(rf"{STACK}_(?P<role>\w+?)_(?P<part>cert|key)(?P<suffix>_[1-9]\d*)?")
+
+
+def full_name(service: str) -> str:
+    """A service as the Swarm calls it."""
+    return f"{STACK}_{service}"
+
+
+def image(service: str, tag: str) -> str:
+    """The image that a service runs."""
+    return f"{STACK}/{SERVICES.get(service, service)}:{tag}"
+
+
+def tag_of(reference: str) -> str:
+    """The tag in an image's reference, with or without a digest behind it."""
+    return reference.partition("@")[0].rpartition(":")[2]
+
+
+def suffix(generation: int) -> str:
+    """What the names of a generation's certificates end in: nothing for the first."""
+    return "" if generation <= 1 else f"_{generation}"
+
+
+def certificate_names(generation: int) -> list[str]:
+    """The secrets of a generation: a certificate and a key for each role."""
+    return [f"{STACK}_{role}_{part}{suffix(generation)}" for role in ROLES for part in ("cert", "key")]
+
+
+def certificates_of(service: str, generation: int) -> tuple[str, ...]:
+    """The secrets of a generation that a service has; none for one without a role."""
+    roles = [role for role, services in ROLES.items() if service in services]
+    return tuple(f"{STACK}_{role}_{part}{suffix(generation)}" for role in roles for part in ("cert", "key"))
+
+
+def generations(secrets: Iterable[str]) -> list[int]:
+    """The generations that secrets belong to, complete or not, in order."""
+    found = (_CERTIFICATE.fullmatch(name) for name in secrets)
+    return sorted(
+        {int((match["suffix"] or "_1")[1:]) for match in found if match is not None and match["role"] in ROLES}
+    )
+
+
+def newest_generation(secrets: Iterable[str]) -> int:
+    """The newest generation that is complete; 0 when there is none."""
+    present = set(secrets)
+    return max((number for number in generations(present) if present.issuperset(certificate_names(number))), default=0)
+
+
+def is_ours(secret: str) -> bool:
+    """Tell whether a secret is one of those that this program makes."""
+    return secret in {AUTHORITY, *KEYS, METRICS_USERS} or is_certificate(secret)
+
+
+def is_certificate(secret: str) -> bool:
+    """Tell whether a secret is a certificate or its key, of whatever generation."""
+    match = _CERTIFICATE.fullmatch(secret)
+    return match is not None and match["role"] in ROLES
