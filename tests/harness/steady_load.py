@@ -75,8 +75,15 @@ class _Clients:
     """All connections, and what came of their requests."""
 
     def __init__(self, order: Order) -> None:
-        lines = ["Host: localhost", *order.headers, f"Content-Length: {len(order.body)}", "", order.body]
-        self._request = f"POST {order.path} HTTP/1.1\r\n{'\r\n'.join(lines)}".encode()
+        lines = [
+            f"POST {order.path} HTTP/1.1",
+            "Host: localhost",
+            *order.headers,
+            f"Content-Length: {len(order.body)}",
+            "",
+            order.body,
+        ]
+        self._request = "\r\n".join(lines).encode()
         self._order = order
         self._took: list[float] = []
         self._failures: Counter[str] = Counter()

@@ -39,7 +39,10 @@ def tag_anew(lab: Lab, tag: str, **bases: str) -> None:
 
 def update_states(stack: Stack) -> dict[str, str]:
     names = [f"mlbuffet_{name}" for name in ("inferrer", "modelhost", "mirror")]
-    return {found["Spec"]["Name"]: found.get("UpdateStatus", {}).get("State", "") for found in stack.lab.first.inspect(*names)}
+    return {
+        found["Spec"]["Name"]: found.get("UpdateStatus", {}).get("State", "")
+        for found in stack.lab.first.inspect(*names)
+    }
 
 
 def test_d01_every_service_but_the_edge_is_updated_without_one_failed_request(stack: Stack) -> None:
