@@ -29,17 +29,26 @@ _TYPES = {
 }
 
 INFERRER = {
-    "host": "Address that the inferrer listens on. Loopback only in this release: there are no API keys yet.",
+    "host": "Address that the inferrer listens on; beyond loopback only where there are [API keys](keys.md).",
     "port": "Its port.",
     "grpc_port": "Its port for gRPC; 0: no gRPC.",
     "hosts": (
         "Names, without port, that a request's `Host` may have beside loopback's: `localhost`, `127.0.0.0/8`, `[::1]`. "
-        "Any other one is answered `MISDIRECTED`."
+        "Any other one is answered `MISDIRECTED`; where there are API keys, only if this lists any."
     ),
     "origins": (
         "Origins, as `https://models.example`, whose web pages may ask although they are not this server's. Any other "
-        "one is answered `ORIGIN_REFUSED`. For a proxy that changes `Host`."
+        "one is answered `ORIGIN_REFUSED`. For a proxy that changes `Host`. Of no matter where there are API keys."
     ),
+    "trusted_proxies": (
+        "Addresses, or networks as `10.0.13.0/24`, of proxies whose `X-Forwarded-For` is believed where a client's "
+        "address is counted or recorded. Empty: nobody's."
+    ),
+    "key_hash": (
+        "What API keys are hashed with: 64 hexadecimal digits, best from a file. Empty: random ones that the first key "
+        "makes, in `.mlbuffet/key_hash` in the repository."
+    ),
+    "first_keys": "File of keys that a repository without keys begins with.",
     "workers": "Processes that accept connections; 0 means one for each core that it may use.",
     "repository": "The model repository's folder. All inferrer processes stand on the same one.",
     "modelhosts": (
@@ -62,7 +71,11 @@ INFERRER = {
         "Threads of each process that run Flask routes, half of them for requests whose body is still coming; another "
         "256 requests may wait for either half."
     ),
-    "drain_s": "Seconds that requests in flight get when the inferrer is stopped.",
+    "drain_notice_s": (
+        "Seconds after SIGTERM in which readiness fails already and connections are still taken, so that whoever "
+        "balances moves on; each answer then ends its connection. Longer than it takes the balancer to ask."
+    ),
+    "drain_s": "Seconds that requests in flight get after that.",
     "head_s": "Seconds that a request's head may take to arrive.",
     "body_idle_s": (
         "Seconds without a byte of a request's body after which it is answered `REQUEST_TIMEOUT`, and in which a "
@@ -83,12 +96,21 @@ INFERRER = {
 MODELHOST = {
     "id": "Its name in answers and logs. Empty: the machine's name and eight random digits.",
     "channel": (
-        "Where inferrers connect: `unix:` and a socket's path, or `tcp://host:port`, beyond loopback only with TLS."
+        "Where inferrers connect: `tcp://host:port`, beyond loopback only with TLS, or `unix:` and a socket's path, or "
+        "both. In a folder, `unix:/folder/`, the socket is named after the modelhost, and what ended ones have left is "
+        "removed. An inferrer that finds both ways uses the socket."
     ),
-    "tls_folder": "As for the inferrer. A certificate must be valid for the name `mlbuffet-modelhost`.",
+    "tls_folder": (
+        "As for the inferrer. The certificates name roles: this service's must be valid for `mlbuffet-modelhost`, and "
+        "only one that is valid for `mlbuffet-inferrer` may connect. Renewed files count for new connections."
+    ),
     "host": "Address for health, metrics and the list of what is loaded. Loopback only.",
     "port": "Its port; 0 takes a free one, which the log names.",
-    "repository": "The model repository's folder, the one that the inferrer writes.",
+    "repository": "The model repository's folder, the one that the inferrer writes; for a mirror, a folder of its own.",
+    "mirror": (
+        "Whether the repository's volume is not here, as on another node: the modelhost is then told by the inferrers "
+        "what is in it, and fetches what it runs. Several mirrors may share a folder."
+    ),
     "memory_bytes": (
         "Memory that loaded models may take together; 0 means 40 % of what the machine or the container has."
     ),
@@ -106,6 +128,10 @@ MODELHOST = {
         "has is measured when it is loaded, unless its serving settings say."
     ),
     "queue": "Requests of one model version that may wait or run; the next one is answered `QUEUE_FULL`.",
+    "drain_s": (
+        "Seconds that predictions under way get when the modelhost is stopped. What is not done then is sent once more "
+        "to another one."
+    ),
     "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
 }
 

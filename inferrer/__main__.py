@@ -1,5 +1,6 @@
 """Starts the inferrer: `python -m inferrer`, settings from the environment."""
 
+import math
 import os
 import shutil
 import socket
@@ -8,14 +9,15 @@ import tempfile
 from pathlib import Path
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from inferrer.rpc.port import hold
-from inferrer.settings import InferrerSettings, read_inferrer_settings
+from inferrer.settings import InferrerSettings, open_keys, read_inferrer_settings
 from mlbuffet.chassis.logs import configure_logs
-from mlbuffet.chassis.process import settle_memory
+from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.settings import SettingsError
 
 _PORT_WAIT_S = 5.0
@@ -27,6 +29,15 @@ class RootLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     def setup(self, cfg: object) -> None:  # noqa: ARG002 - gunicorn's signature
         """Let the root logger write."""
         self.error_log.propagate = True
+
+
+class DrainingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's arbiter, which ends in one way: it sends QUIT, and waits. Further signals make no difference.
+
+    Its own way by TERM sends TERM, as it does to a worker that it replaces, and a SIGINT then cuts answers off.
+    """
+
+    handle_term = Arbiter.handle_quit
 
 
 class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -47,7 +58,7 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "worker_class": "inferrer.worker.LaneWorker",
             "backlog": 4096,
             "timeout": 30,
-            "graceful_timeout": int(settings.drain_s) + 2,
+            "graceful_timeout": math.ceil(settings.drain_notice_s + settings.drain_s) + 2,
             "logger_class": RootLogger,
             "control_socket_disable": True,
             "child_exit": _forget_metrics,
@@ -60,6 +71,10 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
         """Leave the port to the arbiter: one killed must not be outlived by its hold."""
         if self._held is not None:
             self._held.close()
+
+    def run(self) -> None:
+        """Run until stopped."""
+        DrainingArbiter(self).run()
 
     def load(self) -> InferrerSettings:
         """What a worker gets; it builds the application itself, on its loop."""
@@ -90,6 +105,7 @@ def main() -> None:
     """Run until stopped."""
     try:
         settings = read_inferrer_settings()
+        open_keys(settings)
     except SettingsError as error:
         sys.exit(f"inferrer: {error}")
     configure_logs("inferrer", settings.log_level)
@@ -106,6 +122,7 @@ def main() -> None:
     try:
         InferrerApplication(settings, held).run()
     finally:
+        ignore_signals()
         if settings.metrics_folder is None and os.getpid() == arbiter:  # a worker that ends comes by here too
             shutil.rmtree(folder, ignore_errors=True)
 

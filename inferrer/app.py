@@ -9,24 +9,29 @@ from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry
 
 from inferrer.adoption import adopt_all
+from inferrer.clients import Proxies
 from inferrer.controlplane import ControlPlane
 from inferrer.dataplane import DataPlane
+from inferrer.gate import Caller, Gate, Place
+from inferrer.keyring import KeyRing
 from inferrer.lane import PredictionLane
 from inferrer.repository import Repository
 from inferrer.routes.bodies import compressed
 from inferrer.routes.docs import documentation_routes
 from inferrer.routes.greeting import greeting_routes
+from inferrer.routes.keys import key_routes
 from inferrer.routes.kserve import kserve_routes
 from inferrer.routes.models import model_routes
 from inferrer.routes.oip import oip_routes
 from inferrer.routes.oip_repository import oip_repository_routes
 from inferrer.routes.predictions import prediction_routes
 from inferrer.services import Services
-from inferrer.settings import InferrerSettings
+from inferrer.settings import InferrerSettings, open_keys
 from inferrer.telemetry import BalancingCounts
+from mlbuffet.certificates import tls_context
+from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.telemetry import RequestCounts, exposition
 from mlbuffet.chassis.web import health_routes, log_slow, make_app, request_id, route
-from mlbuffet.endpoints import tls_context
 from mlbuffet.errors import MLBuffetError, ModelBusyError, StorageUnavailableError
 from mlbuffet.index import Index
 
@@ -34,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_ERROR = 400
 _ADOPTION_S = 60.0
+_KEYS_S = 1.0
 
 
 def _begin() -> None:
@@ -56,13 +62,17 @@ class Inferrer:
             cache_bytes=settings.cache_bytes,
         )
         controlplane = ControlPlane(repository, index, dataplane)
-        self.services = Services(settings, repository, index, dataplane, controlplane)
+        keys = KeyRing(open_keys(settings))
+        self.services = Services(settings, repository, index, dataplane, controlplane, keys)
         self.counts = RequestCounts(registry)
         self._balancing = BalancingCounts(registry, dataplane)
         self.lane = PredictionLane(dataplane, self.counts, settings)
         self.app = self._make_flask(registry)
+        hosts = HostPolicy(settings.hosts, settings.origins)
+        self.gate = Gate(keys, self.app.url_map, hosts, Proxies(settings.trusted_proxies))
         self._closed = threading.Event()
         threading.Thread(target=self._look_after_repository, name="repository", daemon=True).start()
+        threading.Thread(target=self._follow_keys, name="keys", daemon=True).start()
 
     def _make_flask(self, registry: CollectorRegistry) -> Flask:
         services = self.services
@@ -75,15 +85,17 @@ class Inferrer:
             "inferrer",
             greeting_routes(services),
             model_routes(services),
+            key_routes(services),
             prediction_routes(services),
             kserve_routes(services),
             oip_routes(services),
             oip_repository_routes(services),
             documentation_routes(services),
-            health_routes(lambda: bool(services.dataplane.replicas.ready()), metrics),
+            health_routes(lambda: services.dataplane.ready, metrics),
         )
         app.before_request(_begin)
         app.after_request(self._count)
+        app.after_request(self._record)
         app.after_request(self._compress)
         return app
 
@@ -105,6 +117,18 @@ class Inferrer:
             self.counts.count, route(), method, response.status_code, model
         )
         return response
+
+    def _record(self, response: Response) -> Response:
+        """Leave a record of what changes something."""
+        environ, arguments = request.environ, request.view_args or {}
+        place = Place(request.method, route(), arguments.get("name", ""), None)
+        caller = Caller(environ["REMOTE_ADDR"], request.headers.get("X-Forwarded-For", ""), request_id())
+        self.gate.done(environ["mlbuffet.grant"], place, caller, response.status_code, g.get("subject", {}))
+        return response
+
+    def _follow_keys(self) -> None:
+        while not self._closed.wait(_KEYS_S):
+            self.services.keys.refresh()
 
     def flush(self) -> None:
         """Bring the counters up to date."""

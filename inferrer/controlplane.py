@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 35.0
 LOAD_S = 60.0
+_FETCH_BYTES_S = 20e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +207,8 @@ class ControlPlane:
             UnavailableError: no modelhost can look.
         """
         if manifest.deterministic is None:
-            arguments = {"model": manifest.model, "version": manifest.version, "digest": manifest.digest}
-            report = self._dataplane.call(None, "check", CHECK_S, **arguments).result()
+            timeout_s = CHECK_S + _fetch_s(manifest.size_bytes)
+            report = self._dataplane.call(None, "check", timeout_s, manifest=manifest.to_json()).result()
             manifest = manifest.changed(deterministic=report["deterministic"])
         if not manifest.deterministic:
             msg = "the model has operators of chance (RandomNormal, Dropout in training, …): its answers are not cached"
@@ -216,8 +217,8 @@ class ControlPlane:
 
     def _check(self, staged: StagedUpload) -> dict[str, Any]:
         """Have a modelhost look at staged bytes; returns signature, notes, and whether the model is deterministic."""
-        arguments = {"staged": staged.folder.name, "digest": staged.digest}
-        return self._dataplane.call(None, "check", CHECK_S, **arguments).result()
+        arguments = {"staged": staged.folder.name, "digest": staged.digest, "size_bytes": staged.size_bytes}
+        return self._dataplane.call(None, "check", CHECK_S + _fetch_s(staged.size_bytes), **arguments).result()
 
     def _refuse_conflicts(self, name: str, entry: ModelEntry | None, options: UploadOptions) -> None:
         """Stop what the present state forbids."""
@@ -246,14 +247,19 @@ class ControlPlane:
     def _load_everywhere(self, manifest: Manifest) -> None:
         """Load and warm a version on every modelhost that is ready now; one at least must succeed."""
         replicas = self._dataplane.ready_replicas()
-        arguments = {"model": manifest.model, "version": manifest.version}
-        failures = _failures(self._dataplane.call(replica, "load", LOAD_S, **arguments) for replica in replicas)
+        timeout_s, told = LOAD_S + _fetch_s(manifest.size_bytes), manifest.to_json()
+        failures = _failures(self._dataplane.call(host, "load", timeout_s, manifest=told) for host in replicas)
         for failure in failures:
             log.warning(
                 "load failed", extra={"model": manifest.model, "version": manifest.version, "why": str(failure)}
             )
         if len(failures) == len(replicas):
             raise failures[0]
+
+
+def _fetch_s(size_bytes: int) -> float:
+    """How long a modelhost without the repository may take to fetch so much, in seconds."""
+    return size_bytes / _FETCH_BYTES_S
 
 
 def _failures(futures: Iterable[Future[dict[str, Any]]]) -> list[MLBuffetError]:

@@ -19,6 +19,7 @@ import orjson
 
 from inferrer.balancer import choose_replica
 from inferrer.cache import AnswerCache, Known
+from inferrer.mirrors import Mirrors
 from inferrer.replica import Call, Replica, is_fault
 from inferrer.replicas import Replicas
 from inferrer.retries import RetryBudget
@@ -45,6 +46,7 @@ Abandon = Callable[[Callable[[], None]], None]
 
 _PREDICT = Kind.PREDICT.value
 _SWEEP_S = 0.02
+_BY_FILE = frozenset({"check"})  # operations that are quicker where the repository is
 _RETRIED = (NotLoadedError, ReplicaLostError, QueueFullError)
 
 
@@ -62,8 +64,9 @@ class DataPlane:
     ) -> None:
         """`most_bytes` is how much the bodies in flight may hold together in this process, `cache_bytes` the cache."""
         self.index = index
-        self.replicas = Replicas(places, tls, self._failed, self._move_away)
+        self.replicas = Replicas(places, tls, self._failed, self._move_away, Mirrors(index))
         self.loop = asyncio.get_running_loop()
+        self.leaving = False  # this process is about to end
         self.retries: Counter[str] = Counter()
         self.cache = AnswerCache(cache_bytes)
         self._rooms = Rooms(self.replicas, most_bytes)
@@ -71,6 +74,11 @@ class DataPlane:
         self._budget = RetryBudget()
         self._targets = Targets(index, self.replicas)
         self._tasks = [self.loop.create_task(self.replicas.run()), self.loop.create_task(self._sweep())]
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether predictions are to be sent here: they can be answered, and will be for a while."""
+        return not self.leaving and bool(self.replicas.ready())
 
     def failed(self) -> bool:
         """Tell whether a task that is to run for ever has ended; says why in the log."""
@@ -84,7 +92,7 @@ class DataPlane:
         for task in self._tasks:
             task.cancel()
         self.replicas.closing = True
-        for replica in self.replicas.all():
+        for replica in self.replicas.connections():
             replica.close()
 
     # On the event loop ----------------------------------------------------------------------------------------------
@@ -215,7 +223,7 @@ class DataPlane:
             self.cache.follow(self.index)
             now = time.monotonic()
             self._rooms.age(now)
-            for replica in self.replicas.all():
+            for replica in self.replicas.connections():
                 if replica.in_flight:
                     replica.expire(now)
 
@@ -280,7 +288,9 @@ class DataPlane:
             now = time.monotonic()
             call = Call(Kind.CALL, operation.encode(), Payload(Codec.NONE, 0, body), now + timeout_s, done)
             try:
-                self._send(call, [replica] if replica else self.replicas.ready(), now)
+                hosts = [replica] if replica else self.replicas.ready()
+                near = [host for host in hosts if operation in _BY_FILE and not host.is_mirror]
+                self._send(call, near or hosts, now)
             except MLBuffetError as error:
                 future.set_exception(error)
 

@@ -7,8 +7,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from mlbuffet.endpoints import Address
-from mlbuffet.segments import SIDE_SUFFIX
+from mlbuffet.endpoints import Address, sockets_in
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +32,5 @@ async def look_up(place: str) -> frozenset[Address]:
 def _sockets(folder: Path) -> frozenset[Address]:
     """The sockets in a folder, or the one at a path."""
     if folder.is_dir():
-        return frozenset(Address(path=str(path)) for path in folder.iterdir() if _is_channel(path))
+        return frozenset(Address(path=str(path)) for path in sockets_in(folder))
     return frozenset({Address(path=str(folder))}) if folder.is_socket() else frozenset()
-
-
-def _is_channel(path: Path) -> bool:
-    """Tell a channel from the socket beside it."""
-    return path.is_socket() and path.suffix != SIDE_SUFFIX

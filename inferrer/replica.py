@@ -19,6 +19,7 @@ from mlbuffet.endpoints import Address
 from mlbuffet.errors import DeadlineExceededError, MLBuffetError, from_code
 
 _REPLY, _ERROR, _PONG, _STATE = Kind.REPLY.value, Kind.ERROR.value, Kind.PONG.value, Kind.STATE.value
+_FOLLOW, _FETCH = Kind.FOLLOW.value, Kind.FETCH.value
 
 _SMOOTHING = 0.05
 _FOUND = 3  # where in a state it stands how the version is run
@@ -70,6 +71,12 @@ class Owner(Protocol):
     def lost(self, replica: "Replica", calls: list[Call]) -> None:
         """The connection is gone, and with it what was in flight."""
 
+    def follows(self, replica: "Replica") -> None:
+        """The modelhost asks to be told what is in the repository."""
+
+    def fetches(self, replica: "Replica", key: bytes, frame_id: int, offset: int, count: int) -> None:
+        """The modelhost asks for a piece of a file."""
+
 
 def is_fault(error: MLBuffetError) -> bool:
     """Tell whether an answer is held against the modelhost: INTERNAL says nothing of the request."""
@@ -86,6 +93,7 @@ class Replica(FrameProtocol):
         self.standing = standing
         self.id = ""
         self.says_ready = False
+        self.is_mirror = False  # it has not the repository, and fetches what it is to run
         self.leaving = False  # no place names it any more
         self.tenths = FULL
         self.versions: Mapping[str, Sequence[Any]] = {}  # state, error code, reason, and what was measured
@@ -95,6 +103,7 @@ class Replica(FrameProtocol):
         self._calls: dict[int, Call] = {}
         self._next_id = 0
         self._pings: deque[tuple[int, float]] = deque()
+        self._state_number = 0  # of the last word on itself
         self._segments = Recipient("")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,9 +193,9 @@ class Replica(FrameProtocol):
         """The requests that may be sent once more elsewhere."""
         yield from [call for call in self._calls.values() if call.kind == Kind.PREDICT and not call.retried]
 
-    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: ARG002
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
         """Match an answer with its request, or take the modelhost's word on itself."""
-        _, kind, _, _, split, frame_id, _ = head
+        _, kind, _, _, split, frame_id, time_ns = head
         if kind == _REPLY:
             call = self._calls.pop(frame_id, None)
             if call is not None:
@@ -209,6 +218,16 @@ class Replica(FrameProtocol):
                 self._pings.popleft()
         elif kind == _STATE:
             self._take_state(body)
+            self._state_number = frame_id
+        else:
+            self._take_question(kind, key, frame_id, time_ns, split)
+
+    def _take_question(self, kind: int, key: bytes, frame_id: int, offset: int, count: int) -> None:
+        """Have the owner tell a modelhost what it wants to know."""
+        if kind == _FETCH:
+            self._owner.fetches(self, key, frame_id, offset, count)
+        elif kind == _FOLLOW:
+            self._owner.follows(self)
         else:
             msg = f"a frame of the kind {kind}"
             raise FrameError(msg)
@@ -228,6 +247,7 @@ class Replica(FrameProtocol):
         try:
             state = orjson.loads(body)
             self.id, ready, self.versions = str(state["id"]), bool(state["ready"]), dict(state["versions"])
+            self.is_mirror = bool(state.get("mirror"))
         except (ValueError, KeyError, TypeError):
             msg = "a state that is none"
             raise FrameError(msg) from None
@@ -240,7 +260,7 @@ class Replica(FrameProtocol):
         """Ask for a sign of life; `now` by whatever clock `silent_s` is asked with."""
         self._next_id = number = self._next_id + 1
         self._pings.append((number, now))
-        self.send(Kind.PING, 0, 0, b"", number, 0, b"")
+        self.send(Kind.PING, 0, self._state_number, b"", number, 0, b"")
 
     def silent_s(self, now: float) -> float:
         """For how long the oldest question has been unanswered, in seconds."""

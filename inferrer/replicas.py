@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from inferrer.ejection import Standing
+from inferrer.mirrors import Mirrors
 from inferrer.places import look_up
 from inferrer.replica import Call, Replica
 from mlbuffet.endpoints import Address, connect
@@ -59,6 +60,7 @@ class Replicas:
         tls: ssl.SSLContext | None,
         on_failed: Failed,
         on_ejected: Callable[[Replica], None],
+        mirrors: Mirrors,
     ) -> None:
         self._places = tuple(places)
         self._tls = tls
@@ -68,13 +70,23 @@ class Replicas:
         self._awake_s = 0.0  # this process's own time: it stands still while the process is kept from running
         self._looked_at = 0.0
         self._ejected = on_ejected
+        self._mirrors = mirrors
         self.failed = on_failed
         self.epoch = 0
         self.closing = False
         self.ejections: Counter[str] = Counter()
 
     def all(self) -> list[Replica]:
-        """Every modelhost with a connection."""
+        """Every modelhost with a connection, once.
+
+        Where one is reached in two ways, by the unix socket: the other way is a spare.
+        """
+        connections = self.connections()
+        local = {replica.id for replica in connections if replica.address.path}
+        return [replica for replica in connections if replica.address.path or replica.id not in local]
+
+    def connections(self) -> list[Replica]:
+        """Every connection to a modelhost, spares too."""
         return [peer.replica for peer in list(self._peers.values()) if peer.replica is not None]
 
     def ready(self) -> list[Replica]:
@@ -115,7 +127,7 @@ class Replicas:
         # What this process was kept from hearing is nobody's fault.
         self._awake_s += min(now - self._looked_at, 2 * _TICK_S)
         self._looked_at = now
-        for replica in self.all():
+        for replica in self.connections():
             standing, silent_s = replica.standing, replica.silent_s(self._awake_s)
             if silent_s > DEAD_S:
                 replica.close()
@@ -207,8 +219,19 @@ class Replicas:
             if replica.id:  # it was the right one there
                 peer.failures, peer.dial_at = 0, 0
         replica.standing.lose()
+        self._mirrors.forget(replica)
         self.changed()
         if not self.closing:
             log.warning("modelhost lost", extra={"modelhost": replica.id, "in_flight": len(calls)})
         for call in calls:
             self.failed(call, ReplicaLostError("the modelhost went away before it answered"), replica)
+
+    # Mirrors --------------------------------------------------------------------------------------------------------
+
+    def follows(self, replica: Replica) -> None:
+        """Tell a modelhost without the repository what is in it."""
+        self._mirrors.follow(replica)
+
+    def fetches(self, replica: Replica, key: bytes, frame_id: int, offset: int, count: int) -> None:
+        """Send such a modelhost a piece of a file."""
+        self._mirrors.fetch(replica, key, frame_id, offset, count)

@@ -25,7 +25,7 @@ class Rooms:
         Raises:
             BusyError: they are.
         """
-        if sum(replica.held_bytes for replica in self._replicas.all()) + size_bytes > self._most_bytes:
+        if sum(replica.held_bytes for replica in self._replicas.connections()) + size_bytes > self._most_bytes:
             msg = "this process holds as many requests as it may"
             raise BusyError(msg)
 
@@ -49,5 +49,5 @@ class Rooms:
 
     def _release(self, number: int) -> None:
         """A segment is no more."""
-        for replica in self._replicas.all():
+        for replica in self._replicas.connections():
             replica.release(number)

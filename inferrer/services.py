@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from inferrer.controlplane import ControlPlane
 from inferrer.dataplane import DataPlane
+from inferrer.keyring import KeyRing
 from inferrer.repository import Repository
 from inferrer.settings import InferrerSettings
 from mlbuffet.index import Index
@@ -18,3 +19,4 @@ class Services:
     index: Index
     dataplane: DataPlane
     controlplane: ControlPlane
+    keys: KeyRing

@@ -1,12 +1,14 @@
 """Settings of the inferrer: environment variables with the prefix `INFERRER_`."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from inferrer.clients import Proxies
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.settings import Level, SettingsError, read_settings
 from mlbuffet.endpoints import Address, is_loopback
+from mlbuffet.keystore import KeyStore, KeyStoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,9 @@ class InferrerSettings:
     grpc_port: int = 8001
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    key_hash: str = field(default="", repr=False)
+    first_keys: Path | None = None
     workers: int = 0
     repository: str = "repository"
     modelhosts: tuple[str, ...] = ("unix:/run/mlbuffet",)
@@ -27,6 +32,7 @@ class InferrerSettings:
     gzip_bytes: int = 1 << 16
     threads: int = 32
     slow_s: float = 1.0
+    drain_notice_s: float = 0.0
     drain_s: float = 10.0
     head_s: float = 15.0
     body_idle_s: float = 20.0
@@ -47,7 +53,7 @@ def read_inferrer_settings() -> InferrerSettings:
     """Read the environment.
 
     Raises:
-        SettingsError: it does not describe an inferrer, or one open to the network without keys.
+        SettingsError: it does not describe an inferrer.
     """
     settings = read_settings(InferrerSettings, "INFERRER_", os.environ)
     try:
@@ -61,7 +67,31 @@ def read_inferrer_settings() -> InferrerSettings:
     except ValueError as error:
         msg = f"INFERRER_HOSTS, INFERRER_ORIGINS: {error}"
         raise SettingsError(msg) from None
-    if not is_loopback(settings.host):
-        msg = f"without API keys the inferrer listens on loopback only; INFERRER_HOST is {settings.host!r}"
-        raise SettingsError(msg)
+    try:
+        Proxies(settings.trusted_proxies)
+    except ValueError as error:
+        msg = f"INFERRER_TRUSTED_PROXIES: {error}"
+        raise SettingsError(msg) from None
     return settings
+
+
+def open_keys(settings: InferrerSettings) -> KeyStore:
+    """The keys of the repository; the first ones are taken over where there are none yet.
+
+    Raises:
+        SettingsError: they cannot be read, or there are none and the inferrer is to listen beyond loopback.
+    """
+    try:
+        store = KeyStore(Path(settings.repository), settings.key_hash)
+        if settings.first_keys is not None:
+            store.begin_with(settings.first_keys)
+        keys = store.read()
+    except (KeyStoreError, OSError) as error:
+        raise SettingsError(str(error)) from error
+    if keys is None and not is_loopback(settings.host):
+        msg = (
+            f"without API keys the inferrer listens on loopback only; INFERRER_HOST is {settings.host!r}. The first "
+            "key is made by: mlbuffet keys create NAME --scope admin --to FILE --repository FOLDER"
+        )
+        raise SettingsError(msg)
+    return store

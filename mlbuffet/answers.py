@@ -69,6 +69,23 @@ class Pulled(TypedDict):
     path: str
 
 
+class ApiKey(TypedDict):
+    """What is told of an API key; `rate` in requests a second."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created: str
+    expires: str | None
+    rate: float | None
+
+
+class NewKey(ApiKey):
+    """A new one with the key itself."""
+
+    key: str
+
+
 class Prediction(TypedDict):
     """An answer: the first output as `values`, those asked for by name as `outputs`."""
 

@@ -43,12 +43,15 @@ class Kind(IntEnum):
     REPLY = 2
     ERROR = 3
     CALL = 4
-    STATE = 5
+    STATE = 5  # the modelhost's word on itself, numbered by its id
     CANCEL = 6  # the client of the PREDICT with this id is gone
-    PING = 7
+    PING = 7  # its split is the number of the last STATE that was taken note of
     PONG = 8
     PREDICT_ALONE = 9  # as PREDICT, and never together with others
     RELEASE = 10  # the segment of shared memory with this id is no more (segments.py)
+    FOLLOW = 11  # from a modelhost without the repository: tell me what is in it, now and whenever that changes
+    INDEX = 12  # what is in it, whole when the split is 1, else what has changed
+    FETCH = 13  # from a modelhost: the bytes of a file from `time` on, as many as `split` says
 
 
 class Codec(IntEnum):
@@ -209,6 +212,11 @@ class FrameProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Take note that it does again."""
         self.full = False
+
+    @property
+    def unsent(self) -> bool:
+        """Tell whether something is still to leave."""
+        return self._transport is not None and bool(self._out or self._transport.get_write_buffer_size())
 
     @property
     def connected(self) -> bool:

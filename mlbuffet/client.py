@@ -18,13 +18,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import requests
 from urllib3.exceptions import HTTPError
 
 from mlbuffet.address import bearer, check_url, model_path
-from mlbuffet.answers import Loaded, Model, ModelDetails, Prediction, Pulled, Version, refusal, stranger, why
+from mlbuffet.answers import (
+    ApiKey,
+    Loaded,
+    Model,
+    ModelDetails,
+    NewKey,
+    Prediction,
+    Pulled,
+    Version,
+    refusal,
+    stranger,
+    why,
+)
 from mlbuffet.errors import (
     ConnectionFailedError,
     DigestMismatchError,
@@ -203,6 +216,21 @@ class Client:
         wait_s = 0.0 if timeout_s is None else timeout_s + _GRACE_S
         path = f"{model_path(name)}/prediction"
         return self._json("POST", path, wait_s=wait_s, data=data, headers=headers)  # type: ignore[return-value]
+
+    def create_key(
+        self, name: str, scopes: Sequence[str], *, expires: str | None = None, rate: float | None = None
+    ) -> NewKey:
+        """Make an API key, which is shown this once; it may ask `rate` times a second until `expires` (RFC 3339)."""
+        wish = {"name": name, "scopes": list(scopes), "expires": expires, "rate": rate}
+        return self._json("POST", "/api/v1/keys", once=True, data=dumps(wish))  # type: ignore[return-value]
+
+    def keys(self) -> list[ApiKey]:
+        """What is told of each API key."""
+        return self._json("GET", "/api/v1/keys")["keys"]  # type: ignore[no-any-return]
+
+    def revoke_key(self, key_id: str) -> None:
+        """Let an API key count no longer."""
+        self._json("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}", once=True)
 
     def _pages(self, path: str, limit: int | None, after: str) -> Iterator[Any]:
         left = math.inf if limit is None else limit

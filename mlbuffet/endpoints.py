@@ -1,14 +1,28 @@
-"""Where the data channel's ends are: addresses, connecting, listening, and the TLS between them."""
+"""Where the data channel's ends are: addresses, connecting and listening.
+
+A folder may hold the unix sockets of several modelhosts, each named after its owner. Such a socket appears when its
+owner listens already, so that who is refused there has met a dead one.
+"""
 
 import asyncio
+import contextlib
 import ipaddress
+import logging
+import secrets
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from mlbuffet.certificates import MODELHOST
 from mlbuffet.channel import FrameProtocol
+from mlbuffet.segments import SIDE_SUFFIX, side_path
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 128
 
 P = TypeVar("P", bound=FrameProtocol)
 
@@ -39,6 +53,11 @@ class Address:
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"tcp://{self.host}:{self.port}"
 
+    def owned_by(self, name: str) -> "Address":
+        """The address of one of those that share it: in a folder, `unix:/folder/`, each has a socket of its own."""
+        shared = self.path and (self.path.endswith("/") or Path(self.path).is_dir())
+        return Address(path=str(Path(self.path) / f"{name}.sock")) if shared else self
+
     @property
     def is_local(self) -> bool:
         """Tell whether only this machine can reach it."""
@@ -66,7 +85,7 @@ async def connect(make: Callable[[], P], address: Address, tls: ssl.SSLContext |
     if address.path:
         _, protocol = await loop.create_unix_connection(make, address.path)
     else:
-        name = "mlbuffet-modelhost" if tls else None
+        name = MODELHOST if tls else None
         _, protocol = await loop.create_connection(make, address.host, address.port, ssl=tls, server_hostname=name)
     return protocol
 
@@ -86,19 +105,42 @@ async def listen(
             msg = f"a data channel beyond loopback needs TLS certificates; asked to listen on {address}"
             raise PermissionError(msg)
         return await loop.create_server(make, address.host, address.port, ssl=tls)
-    Path(address.path).unlink(missing_ok=True)
-    server = await loop.create_unix_server(make, address.path)
-    Path(address.path).chmod(0o600)
-    return server
+    return await loop.create_unix_server(make, sock=_listening(Path(address.path)))
 
 
-def tls_context(folder: Path | None, *, server: bool) -> ssl.SSLContext | None:
-    """Mutual TLS 1.3 from `ca.pem`, `cert.pem` and `key.pem` in a folder; None without a folder."""
-    if folder is None:
-        return None
-    purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
-    context = ssl.create_default_context(purpose, cafile=str(folder / "ca.pem"))
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
+def _listening(path: Path) -> socket.socket:
+    """A unix socket that listens, in one step for those who look: nobody finds it before."""
+    hidden = path.with_name(f".{secrets.token_hex(4)}")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(hidden))
+        hidden.chmod(0o600)
+        sock.listen(_BACKLOG)
+        hidden.rename(path)
+    except OSError:
+        sock.close()
+        hidden.unlink(missing_ok=True)
+        raise
+    return sock
+
+
+def sockets_in(folder: Path) -> list[Path]:
+    """The channels in a folder, without the sockets beside them and those that do not listen yet."""
+    return [
+        path
+        for path in folder.iterdir()
+        if path.is_socket() and path.suffix != SIDE_SUFFIX and not path.name.startswith(".")
+    ]
+
+
+def remove_dead_sockets(folder: Path) -> None:
+    """Remove the sockets that ended processes have left in a folder."""
+    for path in sockets_in(folder):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            try:
+                sock.connect(str(path))
+            except ConnectionRefusedError:
+                log.info("dead socket removed", extra={"socket": path.name})
+                path.unlink(missing_ok=True)
+                Path(side_path(str(path))).unlink(missing_ok=True)

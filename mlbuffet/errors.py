@@ -5,10 +5,11 @@ rebuilt from it. A message says what was received and what was expected; it neve
 
     MLBuffetError 500 INTERNAL
     ├── BadRequestError 400 ……………… what was sent cannot be understood
+    ├── UnauthenticatedError 401, ForbiddenError 403
     ├── NotFoundError 404
     ├── ConflictError 409 ………………… the request is right, the present state forbids it
     ├── UnprocessableError 422 ……… a field is missing or mistyped, a model cannot be loaded
-    ├── TooLargeError 413, UnsupportedTypeError 415, …
+    ├── TooLargeError 413, UnsupportedTypeError 415, TooManyRequestsError 429, …
     └── UnavailableError 503 ……… try again later
 """
 
@@ -22,7 +23,7 @@ class MLBuffetError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
     request_id: str | None = None  # where a client was told one
 
     def __init__(self, message: str) -> None:
@@ -127,10 +128,23 @@ class DigestMismatchError(BadRequestError):
 # 401 to 408 --------------------------------------------------------------------------------------------------------
 
 
-class OriginRefusedError(MLBuffetError):
-    """A web page of another origin asks; without keys only pages of this server may."""
+class UnauthenticatedError(MLBuffetError):
+    """No API key was given, or one that does not count: the answer does not say which."""
+
+    status = 401
+    code = "UNAUTHENTICATED"
+
+
+class ForbiddenError(MLBuffetError):
+    """The API key does not have the scope that this takes."""
 
     status = 403
+    code = "FORBIDDEN"
+
+
+class OriginRefusedError(ForbiddenError):
+    """A web page of another origin asks; without keys only pages of this server may."""
+
     code = "ORIGIN_REFUSED"
 
 
@@ -271,6 +285,19 @@ class ModelTooComplexError(InvalidModelError):
     """The model has more nodes, inputs or levels than are taken."""
 
     code = "MODEL_TOO_COMPLEX"
+
+
+class TooManyRequestsError(MLBuffetError):
+    """The API key is over its rate, or too many wrong ones came from this address."""
+
+    status = 429
+    code = "RATE_LIMITED"
+    retryable = True
+    retry_after_s = 1
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class HeadersTooLargeError(MLBuffetError):

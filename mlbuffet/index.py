@@ -11,10 +11,12 @@ services read by it; only the inferrer's `repository` writes.
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 PRIVATE = ".mlbuffet"
 DEFAULT_FILE = "default"
+
+_STAGED = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,20 @@ class ModelEntry:
             raise VersionNotFoundError(msg)
         return manifest
 
+    def to_json(self) -> dict[str, Any]:
+        """It as a modelhost without the repository is told of it."""
+        return {"default": self.default, "versions": [manifest.to_json() for manifest in self.versions.values()]}
+
+    @classmethod
+    def from_json(cls, name: str, data: Mapping[str, Any]) -> "ModelEntry":
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError, UnprocessableError: it is something else.
+        """
+        manifests = [Manifest.from_json(item) for item in data["versions"]]
+        return cls(name, int(data["default"]), {manifest.version: manifest for manifest in manifests})
+
 
 def generation_file(root: Path) -> Path:
     """Where the generation counter lives."""
@@ -64,6 +82,11 @@ def generation_file(root: Path) -> Path:
 def staging_folder(root: Path) -> Path:
     """Where uploads are written before they become versions."""
     return root / PRIVATE / "staging"
+
+
+def is_staged(name: str) -> bool:
+    """Tell whether something in that folder is an upload."""
+    return _STAGED.fullmatch(name) is not None
 
 
 def version_folder(root: Path, name: str, version: int) -> Path:

@@ -20,6 +20,8 @@ import orjson
 
 from mlbuffet.chassis.forking import Service, fork_service
 from mlbuffet.chassis.process import available_cores
+from mlbuffet.endpoints import is_loopback
+from mlbuffet.keystore import KeyStore
 
 Main = Callable[[], object]
 
@@ -43,6 +45,13 @@ class Platform:
     workers: int = 0
     cores: int = field(default_factory=available_cores)
     say: Callable[[str], None] = print
+    host: str = "127.0.0.1"
+
+    @property
+    def address(self) -> str:
+        """Where it is asked from this machine, as a URL has it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - what stands for all addresses
+        return f"[{host}]" if ":" in host else host
 
 
 def child_settings(platform: Platform, sockets: Path) -> dict[str, dict[str, str]]:
@@ -59,6 +68,7 @@ def child_settings(platform: Platform, sockets: Path) -> dict[str, dict[str, str
         for number in range(1, platform.modelhosts + 1)
     }
     services["inferrer"] = {
+        "INFERRER_HOST": platform.host,
         "INFERRER_PORT": str(platform.port),
         "INFERRER_GRPC_PORT": str(platform.grpc_port),
         "INFERRER_WORKERS": str(platform.workers),
@@ -66,6 +76,20 @@ def child_settings(platform: Platform, sockets: Path) -> dict[str, dict[str, str
         "INFERRER_MODELHOSTS": f"unix:{sockets}",
     }
     return services
+
+
+def check_reach(platform: Platform) -> None:
+    """See that nobody else's machine can ask a platform without keys.
+
+    Raises:
+        ValueError: it could.
+    """
+    if not is_loopback(platform.host) and KeyStore(platform.repository).signature() is None:
+        msg = (
+            f"without API keys {platform.host} would be open to everybody who reaches it. Make a key first: mlbuffet "
+            f"keys create NAME --scope admin --to FILE --repository {platform.repository}"
+        )
+        raise ValueError(msg)
 
 
 def copy_samples(samples: Path, repository: Path) -> None:
@@ -224,20 +248,20 @@ async def run_platform(platform: Platform, mains: Mapping[str, Main]) -> None:
 
 async def _greet(platform: Platform) -> None:
     """Say where to go, once predictions are answered."""
-    while not await _is_ready(platform.port):
+    while not await _is_ready(platform.address.strip("[]"), platform.port):
         await asyncio.sleep(0.05)
-    url = f"http://127.0.0.1:{platform.port}"
+    url = f"http://{platform.address}:{platform.port}"
     platform.say(f"MLBuffet is ready at {url} with {platform.modelhosts} modelhosts; Ctrl-C stops it")
     platform.say(f"  curl {url}/help")
     if platform.grpc_port:
-        platform.say(f"  gRPC at 127.0.0.1:{platform.grpc_port}")
+        platform.say(f"  gRPC at {platform.address}:{platform.grpc_port}")
 
 
-async def _is_ready(port: int) -> bool:
+async def _is_ready(host: str, port: int) -> bool:
     """Ask without a thread, which the services would be forked beside."""
     try:
         async with asyncio.timeout(2):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection(host, port)
             writer.write(b"GET /health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
             line = await reader.readline()
             writer.close()

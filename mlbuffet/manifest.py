@@ -228,3 +228,10 @@ class Manifest:
     def changed(self, **changes: object) -> Self:
         """A copy with the operator's fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def read_key(key: bytes) -> tuple[str, int] | None:
+    """Model and version in a channel key; None when it is none."""
+    name, colon, rest = key.decode("ascii", "replace").partition(":")
+    version = rest.partition("@")[0]
+    return (name, int(version)) if colon and version.isdecimal() and len(version) < 10 else None  # noqa: PLR2004

@@ -1,30 +1,35 @@
 """The composition root of a modelhost."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
 from prometheus_client import CollectorRegistry
 
+from mlbuffet.certificates import tls_context
 from mlbuffet.chassis.http import HttpServer
-from mlbuffet.chassis.process import settle_memory
+from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
 from mlbuffet.chassis.telemetry import exposition
 from mlbuffet.chassis.web import NoLane, health_routes, make_app
-from mlbuffet.endpoints import Address, listen, tls_context
+from mlbuffet.endpoints import Address, listen, remove_dead_sockets
 from mlbuffet.generation import create_generation
-from mlbuffet.index import PRIVATE, Index, generation_file
+from mlbuffet.index import PRIVATE, generation_file
 from modelhost.inventory import Inventory
 from modelhost.launch import ForkServer
+from modelhost.mirror import Mirror
 from modelhost.routes import modelhost_routes
 from modelhost.segments import Segments
 from modelhost.server import ChannelServer
 from modelhost.settings import ModelhostSettings
+from modelhost.stores import SharedStore, Store
 from modelhost.supervisor import Supervisor
 from modelhost.telemetry import VersionMetrics
 
@@ -32,7 +37,8 @@ log = logging.getLogger(__name__)
 
 _HTTP_BODY_BYTES = 1 << 16
 _HTTP_THREADS = 4
-_DRAIN_S = 10.0
+_NOTED_S = 3.0
+_LOOK_S = 0.02
 
 
 async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
@@ -42,36 +48,41 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     host_id = settings.id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    root = Path(settings.repository)
-    (root / PRIVATE).mkdir(parents=True, exist_ok=True)
-    create_generation(generation_file(root))
+    store = _make_store(settings)
     supervisor = Supervisor(forkserver)
-    address = Address.parse(settings.channel)
-    segments = Segments(address.path)
-    channel = ChannelServer(host_id, root, supervisor, segments, settings.model_bytes)
-    inventory = channel.inventory = Inventory(Index(root), supervisor, settings, channel.changed)
-    listener = await listen(channel.link, address, tls_context(settings.tls_folder, server=True))
+    addresses = _own_addresses(settings.channel, host_id)
+    local = next((address.path for address in addresses if address.path), "")
+    segments = Segments(local)
+    channel = ChannelServer(host_id, store, supervisor, segments, settings.model_bytes)
+    inventory = Inventory(store, supervisor, settings, channel.changed)
+    channel.serve(inventory)
+    tls = tls_context(settings.tls_folder, server=True)
+    listeners = [await listen(channel.link, address, tls) for address in addresses]
     app = _make_flask(host_id, inventory)
     http = HttpServer(app, NoLane(), Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS), lane_on=False)
     http_listener = await loop.create_server(http.connection, settings.host, settings.port)
     port = http_listener.sockets[0].getsockname()[1]
-    log.info("modelhost started", extra={"modelhost": host_id, "channel": str(address), "port": port})
-    tasks = [loop.create_task(coroutine) for coroutine in (inventory.follow(), inventory.sweep(), channel.watch())]
+    log.info("modelhost started", extra={"modelhost": host_id, "channel": ",".join(map(str, addresses)), "port": port})
+    following = loop.create_task(inventory.follow())
+    tasks = [following, *(loop.create_task(work) for work in (inventory.sweep(), channel.watch()))]
+    if isinstance(store, Mirror):
+        tasks += [loop.create_task(work) for work in (store.listen(), store.watch())]
     settle_memory()
     stopping = loop.create_task(stop.wait())
     # A task that ends by itself has failed: better a new process than one that no longer follows.
     waited: list[asyncio.Future[Any]] = [*tasks, stopping, supervisor.lost]
     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     healthy = stop.is_set()
-    for task in tasks:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            log.error("task failed", exc_info=task.exception())
-    listener.close()
-    http_listener.close()
+    _log_failed(tasks)
+    following.cancel()  # or it would report ready once more
+    inventory.ready = False
     if healthy:
-        await _finish(inventory, channel)
-    if address.path:
-        Path(address.path).unlink(missing_ok=True)
+        await _leave(channel, settings.drain_s)
+    for listener in listeners:
+        listener.close()
+    http_listener.close()
+    if local:
+        Path(local).unlink(missing_ok=True)
     await http.drain(0)
     for task in tasks:
         task.cancel()
@@ -79,18 +90,50 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
         link.close()
     segments.close()
     supervisor.close()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    ignore_signals()
     return 0 if healthy else 1
 
 
-async def _finish(inventory: Inventory, channel: ChannelServer) -> None:
-    """Say that no more is taken, then let what is here end."""
-    inventory.ready = False
+def _own_addresses(channel: tuple[str, ...], host_id: str) -> list[Address]:
+    """Where to listen; in a folder that modelhosts share, what ended ones have left is removed."""
+    own = []
+    for address in map(Address.parse, channel):
+        own.append(address.owned_by(host_id))
+        if own[-1] != address:
+            remove_dead_sockets(Path(address.path))
+    return own
+
+
+def _make_store(settings: ModelhostSettings) -> Store:
+    root = Path(settings.repository)
+    if settings.mirror:
+        return Mirror(root / PRIVATE / "cache")
+    (root / PRIVATE).mkdir(parents=True, exist_ok=True)
+    create_generation(generation_file(root))
+    return SharedStore(root)
+
+
+async def _leave(channel: ChannelServer, drain_s: float) -> None:
+    """Tell the inferrers, and go on until they have taken note; then let what they had sent before end."""
     channel.changed()
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + _DRAIN_S
-    await asyncio.sleep(0.05)
-    while any(version.busy for version in inventory.hosted.values()) and loop.time() < ends_at:
-        await asyncio.sleep(0.02)
+    await _until(lambda: channel.noted, _NOTED_S)
+    await _until(lambda: not channel.unfinished, drain_s)
+
+
+async def _until(is_so: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for something, but not for ever."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while not is_so():
+                await asyncio.sleep(_LOOK_S)
+
+
+def _log_failed(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            log.error("task failed", exc_info=task.exception())
 
 
 def _make_flask(host_id: str, inventory: Inventory) -> Flask:

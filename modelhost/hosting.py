@@ -7,7 +7,7 @@ again and again is quarantined.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from mlbuffet.channel import FrameProtocol
@@ -37,14 +37,21 @@ class HostedVersion:
         ceilings: Ceilings,
         queue_limit: int,
         *,
+        ensure: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
         has_room: Callable[[int], bool],
     ) -> None:
-        """`changed` is told of each change of its state; `has_room` knows whether so many bytes more may be taken."""
+        """Load it.
+
+        `ensure` returns when the file is there; `changed` is told of each change of its state; `has_room` knows whether
+        so many bytes more may be taken.
+        """
         self.manifest = manifest
         self.state = "LOADING"
         self.error: MLBuffetError | None = None
         self.used_at = time.monotonic()
+        self.failed_at = 0.0
+        self.ensure = ensure
         self.requests = RequestQueue(queue_limit)
         self.offenders = Offenders()
         self.statistics = Statistics()
@@ -269,7 +276,7 @@ class HostedVersion:
         if self._keepers or error is None:
             self._feed()
             return
-        self.error, self.state = error, state
+        self.error, self.state, self.failed_at = error, state, time.monotonic()
         self._settled.set()
         self._changed()
         for waiting in self.requests.drain():

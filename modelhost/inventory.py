@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from mlbuffet.errors import MLBuffetError, NotLoadedError
-from mlbuffet.index import Index, ModelEntry, model_file, read_manifest, version_folder
+from mlbuffet.index import ModelEntry
 from mlbuffet.manifest import Manifest
 from modelhost.hosting import HostedVersion
 from modelhost.settings import ModelhostSettings
+from modelhost.stores import UNKNOWN, Store
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import RunnerTask
 
@@ -26,22 +27,23 @@ _WATCH_EVERY = 25  # sweeps
 _LINGER_S = 1.0  # an inferrer that resolved the old default a moment ago still finds it loaded
 _START_S = 20.0
 _RUNNER_BYTES = 12 << 20
+_MEND_S = 3.0
 
 
 class Inventory:
     """All hosted versions by their channel key."""
 
     def __init__(
-        self, index: Index, supervisor: Supervisor, settings: ModelhostSettings, changed: Callable[[], None]
+        self, store: Store, supervisor: Supervisor, settings: ModelhostSettings, changed: Callable[[], None]
     ) -> None:
-        self._index = index
+        self._store = store
         self._supervisor = supervisor
         self._settings = settings
         self._changed = changed
         self._budget = settings.budget_bytes
         self._ceilings = settings.ceilings
         self._defaults: dict[str, bytes] = {}
-        self._seen = -1
+        self._seen = UNKNOWN
         self._leaving: set[asyncio.Task[None]] = set()
         self.hosted: dict[bytes, HostedVersion] = {}
         self.ready = False
@@ -59,9 +61,8 @@ class Inventory:
         found = self.hosted.get(key)
         if found is not None and found.state != "UNLOADING":
             return found
-        named = read_key(key)
-        manifest = read_manifest(version_folder(self._index.root, *named)) if named else None
-        if manifest is None or manifest.key != key or manifest.unloaded:
+        manifest = self._store.find(key)
+        if manifest is None or manifest.unloaded:
             msg = "this version is not here"
             raise NotLoadedError(msg)
         return self.host(manifest)
@@ -72,7 +73,7 @@ class Inventory:
         if present is not None and present.state not in {"UNAVAILABLE", "QUARANTINED", "UNLOADING"}:
             return present
         self._make_room(manifest.size_bytes + _RUNNER_BYTES)
-        path, settings = model_file(self._index.root, manifest), self._settings
+        path, settings = self._store.path(manifest), self._settings
         task = RunnerTask(manifest.model, manifest.version, str(path), manifest.digest, settings.model_bytes)
         version = HostedVersion(
             manifest,
@@ -80,6 +81,7 @@ class Inventory:
             self._supervisor,
             self._ceilings,
             settings.queue,
+            ensure=lambda: self._store.ensure(manifest),
             changed=self._changed,
             has_room=lambda more_bytes: self._used_bytes() + more_bytes <= self._budget,
         )
@@ -121,17 +123,31 @@ class Inventory:
         """
         await self._supervisor.prove()
         while True:
-            if self._index.current() != self._seen:
+            if self._store.current() not in {self._seen, UNKNOWN}:
                 await self._catch_up()
+            self._mend()
             await asyncio.sleep(_FOLLOW_S)
 
+    def suspend(self) -> None:
+        """It is not known now what the repository holds: not ready until all that is wanted has been tried anew."""
+        self.ready, self._seen = False, UNKNOWN
+        self._changed()
+
+    def _mend(self) -> None:
+        """Try versions anew that did not load, where that may help."""
+        tried_before = time.monotonic() - _MEND_S
+        for key, version in list(self.hosted.items()):
+            failed = version.state == "UNAVAILABLE" and version.failed_at < tried_before
+            if failed and version.error and self._store.find(key) and self._store.mend(version.manifest, version.error):
+                self.host(version.manifest)
+
     async def _catch_up(self) -> None:
-        self._seen = self._index.refresh()
-        models = self._index.models()
+        self._seen = self._store.refresh()
+        models = self._store.models()
         before, self._defaults = self._defaults, default_keys(models)
         for version in self.hosted.values():
             version.refresh(models.get(version.manifest.model))
-        for key in gone(self.hosted, before, models, self._exists):
+        for key in gone(self.hosted, before, models, self._store.exists):
             self._unload(key, linger_s=0 if self.hosted[key].manifest.unloaded else _LINGER_S)
         # What left for want of room comes back when it is used, not with the next change of another model.
         await self._load_missing(
@@ -140,7 +156,7 @@ class Inventory:
             if manifest.key not in self.hosted
             and (not self.ready or manifest.pinned or before.get(manifest.model) != manifest.key)
         )
-        if not self.ready:
+        if not self.ready and self._seen != UNKNOWN:  # else it was suspended meanwhile
             self.ready = True
             self._changed()
 
@@ -168,11 +184,6 @@ class Inventory:
             for version in self.hosted.values()
             if version.state not in {"UNAVAILABLE", "QUARANTINED"}
         )
-
-    def _exists(self, manifest: Manifest) -> bool:
-        """Tell whether a version's bytes are still in the repository."""
-        stored = read_manifest(version_folder(self._index.root, manifest.model, manifest.version))
-        return stored is not None and stored.key == manifest.key
 
     async def sweep(self) -> None:
         """Keep the deadlines, and watch the memory, for ever."""
@@ -235,10 +246,3 @@ def eviction_order(hosted: Mapping[bytes, HostedVersion]) -> list[bytes]:
         if not version.manifest.pinned and not version.busy and version.state == "READY"
     ]
     return [key for _, key in sorted(idle)]
-
-
-def read_key(key: bytes) -> tuple[str, int] | None:
-    """Model and version in a channel key; None when it is none."""
-    name, colon, rest = key.decode("ascii", "replace").partition(":")
-    version = rest.partition("@")[0]
-    return (name, int(version)) if colon and version.isdecimal() and len(version) < 10 else None  # noqa: PLR2004

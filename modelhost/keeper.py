@@ -8,6 +8,7 @@ and replaced.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -46,6 +47,7 @@ class Owner(Protocol):
     requests: RequestQueue
     offenders: Offenders
     statistics: Statistics
+    ensure: Callable[[], Awaitable[None]]  # returns when the file to run is there
 
     def came(self, keeper: "Keeper") -> None:
         """Its runner has loaded and takes requests."""
@@ -236,6 +238,7 @@ class Keeper:
 
     async def _start(self) -> Runner:
         """Start a runner; one that comes after another goes by what that has found out."""
+        await self._owner.ensure()
         runner = await start_runner(self._supervisor, self._task, self._answered, self._all_answered, _LOAD_S)
         if not self._task.tuned:
             self.found = tuning = runner.tuning

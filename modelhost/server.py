@@ -2,20 +2,20 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import orjson
 
+from mlbuffet.certificates import INFERRER, has_role, roles_of
 from mlbuffet.channel import SHARED, FrameProtocol, Head, Kind
-from mlbuffet.errors import MLBuffetError, NotFoundError, NotLoadedError
-from mlbuffet.index import read_manifest, staging_folder, version_folder
-from mlbuffet.manifest import MODEL_FILE
+from mlbuffet.errors import MLBuffetError, NotFoundError, from_code
+from mlbuffet.manifest import Manifest
 from modelhost.inventory import Inventory
+from modelhost.mirror import Mirror
 from modelhost.segments import Segments
+from modelhost.stores import Store
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import CHECK_S, CheckTask
 from modelhost.waiting import Waiting, send_error
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 _PREDICT = Kind.PREDICT.value  # a plain number: looked at with each request
 _SILENT_S = 15.0
-_STAGED = re.compile(r"[0-9a-f]{32}")
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -32,16 +31,20 @@ Operation = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 class ChannelServer:
     """All inferrers that are connected, and what they may ask for."""
 
-    def __init__(self, host_id: str, root: Path, supervisor: Supervisor, segments: Segments, model_bytes: int) -> None:
+    def __init__(
+        self, host_id: str, store: Store, supervisor: Supervisor, segments: Segments, model_bytes: int
+    ) -> None:
         """`model_bytes` is how much memory checking a model may take."""
         self.id = host_id
-        self._root = root
+        self._store = store
+        self.mirror = store if isinstance(store, Mirror) else None
         self._model_bytes = model_bytes
         self._supervisor = supervisor
         self.segments = segments
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._told = False
+        self._states = 0  # that were told
         self.links: set[InferrerLink] = set()
         self.inventory: Inventory
         self.operations: Mapping[str, Operation] = {
@@ -50,6 +53,12 @@ class ChannelServer:
             "load": self._load,
             "stats": self._stats,
         }
+
+    def serve(self, inventory: Inventory) -> None:
+        """Serve what is loaded there."""
+        self.inventory = inventory
+        if self.mirror is not None:
+            self.mirror.on_alone = inventory.suspend
 
     def link(self) -> "InferrerLink":
         """Make the protocol for a new inferrer."""
@@ -63,23 +72,42 @@ class ChannelServer:
 
     def _tell(self) -> None:
         self._told = False
+        self._states += 1
         state = self.state()
         for link in self.links:
-            link.send(Kind.STATE, 0, 0, b"", 0, 0, state)
+            link.send(Kind.STATE, 0, 0, b"", self._states, 0, state)
+
+    def greet(self, link: "InferrerLink") -> None:
+        """Tell a new inferrer."""
+        self.links.add(link)
+        link.send(Kind.STATE, 0, 0, b"", self._states, 0, self.state())
 
     def state(self) -> bytes:
         """This modelhost's word on itself."""
-        return orjson.dumps({"id": self.id, "ready": self.inventory.ready, "versions": self.inventory.states()})
+        inventory, is_mirror = self.inventory, self.mirror is not None
+        return orjson.dumps(
+            {"id": self.id, "ready": inventory.ready, "mirror": is_mirror, "versions": inventory.states()}
+        )
+
+    @property
+    def noted(self) -> bool:
+        """Tell whether every inferrer has taken note of the present state."""
+        return not self._told and all(link.noted == self._states for link in self.links)
+
+    @property
+    def unfinished(self) -> bool:
+        """Tell whether predictions or calls are under way, or answers not sent yet."""
+        busy = any(version.busy for version in self.inventory.hosted.values())
+        return busy or bool(self._tasks) or any(link.unsent for link in self.links)
 
     async def watch(self) -> None:
         """Drop inferrers that have stopped asking for signs of life, for ever."""
         while True:
             await asyncio.sleep(_SILENT_S)
             for link in list(self.links):
-                if not link.heard:
+                if link.heard_at < self._loop.time() - _SILENT_S:
                     log.warning("inferrer dropped", extra={"why": f"silent for {_SILENT_S:g} s"})
                     link.close()
-                link.heard = False
 
     def call(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes) -> None:
         """Carry out a call; its answer goes back when it is done."""
@@ -106,23 +134,19 @@ class ChannelServer:
         return {"modelhost": self.id, "element": arguments["element"]}
 
     async def _check(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Look at an upload, or at a version."""
         if "staged" in arguments:
-            staged = str(arguments["staged"])
-            if not _STAGED.fullmatch(staged):
-                msg = "no such staged upload"
-                raise NotFoundError(msg)
-            folder = staging_folder(self._root) / staged
+            digest = str(arguments["digest"])
+            path = await self._store.staged(str(arguments["staged"]), digest, int(arguments["size_bytes"]))
         else:
-            folder = version_folder(self._root, str(arguments["model"]), int(arguments["version"]))
-        task = CheckTask(str(folder / MODEL_FILE), str(arguments["digest"]), self._model_bytes)
-        return await self._supervisor.check(task, CHECK_S)
+            manifest = Manifest.from_json(arguments["manifest"])
+            await self._store.ensure(manifest)
+            digest, path = manifest.digest, self._store.path(manifest)
+        return await self._supervisor.check(CheckTask(str(path), digest, self._model_bytes), CHECK_S)
 
     async def _load(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        manifest = read_manifest(version_folder(self._root, str(arguments["model"]), int(arguments["version"])))
-        if manifest is None:
-            msg = "this version is not here"
-            raise NotLoadedError(msg)
-        await self.inventory.host(manifest).settled()
+        """Load a version, which may not have been announced yet."""
+        await self.inventory.host(Manifest.from_json(arguments["manifest"])).settled()
         return {"modelhost": self.id}
 
     async def _stats(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,18 +163,35 @@ class InferrerLink(FrameProtocol):
     def __init__(self, server: ChannelServer) -> None:
         super().__init__()
         self._server = server
-        self.heard = True  # of late
+        self.heard_at = self._loop.time()
+        self.noted = -1  # the number of the last state that the inferrer has taken note of
+        self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self._next_id = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say at once who this is and what is loaded."""
+        """Say at once who this is and what is loaded, if it is an inferrer that has connected."""
         super().connection_made(transport)
-        self._server.links.add(self)
-        self.send(Kind.STATE, 0, 0, b"", 0, 0, self._server.state())
+        if not has_role(transport, INFERRER):
+            why = f"its certificate is not for {INFERRER}"
+            log.warning("client refused", extra={"why": why, "names": roles_of(transport)})
+            self.close()
+        if not self.connected:
+            return
+        self._server.greet(self)
+        if self._server.mirror is not None:
+            self._server.mirror.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the inferrer, and what it asked for."""
         super().connection_lost(exc)
+        if self not in self._server.links:
+            return
         self._server.links.discard(self)
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the inferrer went away"))
+        if self._server.mirror is not None:
+            self._server.mirror.left(self)
         for version in self._server.inventory.hosted.values():
             version.cancel_link(self)
 
@@ -169,7 +210,8 @@ class InferrerLink(FrameProtocol):
         elif kind == Kind.CALL:
             self._server.call(self, frame_id, key.decode("ascii", "replace"), body)
         elif kind == Kind.PING:
-            self.heard = True
+            self.heard_at = self._loop.time()
+            self.noted = split
             self.send(Kind.PONG, 0, 0, b"", frame_id, time_ns, b"")
         elif kind == Kind.RELEASE:
             self._server.segments.release(frame_id)
@@ -177,3 +219,45 @@ class InferrerLink(FrameProtocol):
             version = self._server.inventory.hosted.get(key)
             if version is not None:
                 version.cancel(self, frame_id)
+        else:
+            self._take_answer(kind, split, frame_id, body)
+
+    # Questions of a mirror ------------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Ask to be told what is in the repository."""
+        self.send(Kind.FOLLOW, 0, 0, b"", 0, 0, b"")
+
+    def ask(self, key: bytes, offset: int, count: int) -> asyncio.Future[bytes]:
+        """Ask for a piece of a file; the future may raise MLBuffetError or ConnectionError."""
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        if not self.connected:
+            future.set_exception(ConnectionError("the inferrer is gone"))
+            return future
+        self._next_id = number = self._next_id + 1
+        self._asked[number] = future
+        future.add_done_callback(lambda _: self._asked.pop(number, None))
+        self.send(Kind.FETCH, 0, count, key, number, offset, b"")
+        return future
+
+    def _take_answer(self, kind: int, split: int, number: int, body: bytes) -> None:
+        """Take what a mirror has asked for; anything else is let pass."""
+        if kind == Kind.INDEX and self._server.mirror is not None:
+            self._server.mirror.told(self, body, whole=split == 1)
+            return
+        future = self._asked.get(number)
+        if future is None or future.done():
+            return  # nobody waits for it any more
+        if kind == Kind.REPLY:
+            future.set_result(body)
+        elif kind == Kind.ERROR:
+            future.set_exception(_read_error(body))
+
+
+def _read_error(body: bytes) -> MLBuffetError:
+    """The error that an inferrer answered with."""
+    try:
+        answer = orjson.loads(body)
+        return from_code(str(answer["code"]), str(answer["message"]))
+    except (ValueError, KeyError, TypeError):
+        return MLBuffetError("the inferrer's answer cannot be read")

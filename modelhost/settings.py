@@ -18,17 +18,19 @@ class ModelhostSettings:
     """Every setting with its default; docs/settings.md says more of each."""
 
     id: str = ""
-    channel: str = "unix:/run/mlbuffet/modelhost.sock"
+    channel: tuple[str, ...] = ("unix:/run/mlbuffet/modelhost.sock",)
     tls_folder: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8003
     repository: str = "repository"
+    mirror: bool = False
     memory_bytes: int = 0
     model_memory_bytes: int = 0
     cores: int = 0
     runners: int = 0
     threads: int = 0
     queue: int = 1024
+    drain_s: float = 10.0
     log_level: Level = "INFO"
 
     @property
@@ -63,15 +65,31 @@ def read_modelhost_settings() -> ModelhostSettings:
         SettingsError: it does not describe a modelhost, or one open to the network.
     """
     settings = read_settings(ModelhostSettings, "MODELHOST_", os.environ)
-    try:
-        address = Address.parse(settings.channel)
-    except ValueError as error:
-        msg = f"MODELHOST_CHANNEL: {error}"
-        raise SettingsError(msg) from None
-    if settings.tls_folder is None and not address.is_local:
-        msg = f"beyond loopback the data channel needs MODELHOST_TLS_FOLDER; MODELHOST_CHANNEL is {settings.channel!r}"
-        raise SettingsError(msg)
+    _check_channel(settings)
     if not is_loopback(settings.host):
         msg = f"health and metrics are served on loopback only; MODELHOST_HOST is {settings.host!r}"
         raise SettingsError(msg)
     return settings
+
+
+def _check_channel(settings: ModelhostSettings) -> None:
+    """Refuse addresses that are none, and a way from other machines without TLS.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    try:
+        addresses = [Address.parse(text) for text in settings.channel]
+    except ValueError as error:
+        msg = f"MODELHOST_CHANNEL: {error}"
+        raise SettingsError(msg) from None
+    if not addresses or sum(bool(address.path) for address in addresses) > 1:
+        msg = f"MODELHOST_CHANNEL names one unix socket at most, and one address at least; it is {settings.channel}"
+        raise SettingsError(msg)
+    far = [str(address) for address in addresses if not address.is_local]
+    if far and settings.tls_folder is None:
+        msg = f"beyond loopback the data channel needs MODELHOST_TLS_FOLDER; MODELHOST_CHANNEL names {far[0]!r}"
+        raise SettingsError(msg)
+    if "/" in settings.id:
+        msg = f"MODELHOST_ID names a socket, and so holds no '/'; it is {settings.id!r}"
+        raise SettingsError(msg)

@@ -11,12 +11,14 @@ from werkzeug.routing import Rule
 
 from inferrer.openapi import schemas, v1, v2
 from inferrer.openapi.operation import Json, Operation
+from inferrer.openapi.schemas import SECURITY
 
-OPERATIONS: Mapping[str, Operation] = {**v1.MODELS, **v1.SERVICE, **v2.KSERVE, **v2.V2}
+OPERATIONS: Mapping[str, Operation] = {**v1.MODELS, **v1.KEYS, **v1.SERVICE, **v2.KSERVE, **v2.V2}
 COMPONENTS: Json = {
     "schemas": {**schemas.SCHEMAS, **v2.SCHEMAS},
     "parameters": schemas.PARAMETERS,
     "headers": schemas.HEADERS,
+    "securitySchemes": schemas.SECURITY,
 }
 _UNDESCRIBED = frozenset({"HEAD", "OPTIONS"})  # Flask adds them to every route
 _CONVERTER = re.compile(r"<(?:\w+:)?(\w+)>")
@@ -24,6 +26,7 @@ _PROTOCOL = re.compile(r"/(v[12])(?:/|$)")
 _ABOUT = """\
 Every JSON answer under `/api` begins with `http_status`; an error has `error` beside it, whose `code` is stable. Under
 `/v1` and `/v2` an error is `{"error": "…"}`. `GET /v2/models/{name}/openapi.json` describes one model by its signature.
+Where API keys are made, all but health and these pages takes one, with the scope that the answer 403 names.
 What no route takes is 404, a method that it does not take is 405 with `Allow`, one that HTTP does not have is 501.
 """
 
@@ -53,6 +56,7 @@ def skeleton(title: str, about: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
+        "security": [{}, *({name: []} for name in SECURITY)],  # a server without keys asks for none
     }
 
 
@@ -89,7 +93,7 @@ def _operation_id(rule: Rule, method: str) -> str:
 
 def _parameters(rule: Rule, operation: Operation) -> Iterator[str]:
     """Components of the path's parameters, then of the others."""
-    known = {"name": operation.named, "version": "VersionNumber", "asset": "Asset"}
+    known = {"name": operation.named, "version": "VersionNumber", "asset": "Asset", "key_id": "KeyId"}
     yield from (known[name] for name in _CONVERTER.findall(rule.rule))
     yield from operation.parameters
 

@@ -30,10 +30,13 @@ class Protocol(Enum):
 ALWAYS: Errors = frozenset(
     {
         errors.BadRequestError,
+        errors.UnauthenticatedError,
+        errors.ForbiddenError,
         errors.OriginRefusedError,
         errors.RequestTimeoutError,
         errors.URITooLongError,
         errors.MisdirectedError,
+        errors.TooManyRequestsError,
         errors.HeadersTooLargeError,
         errors.TooLargeError,
         errors.IncompleteBodyError,
@@ -48,7 +51,6 @@ NOWHERE: Errors = frozenset(
         errors.UnknownMethodError,
         errors.ClientGoneError,
         errors.ConnectionFailedError,
-        errors.ConflictError,
     }
 )
 NAME: Errors = frozenset(
@@ -75,7 +77,8 @@ LOADING: Errors = MODELHOST | {
     errors.InvalidModelError,
     errors.ResourceLimitError,
 }
-CHANGE: Errors = frozenset({errors.ModelBusyError, errors.StorageUnavailableError, errors.StorageFullError})
+STORED: Errors = frozenset({errors.StorageUnavailableError, errors.StorageFullError})
+CHANGE: Errors = STORED | {errors.ModelBusyError}
 PREDICTION: Errors = (
     NAME
     | FIELDS

@@ -126,7 +126,18 @@ _PREDICTION = enveloped(
     "labels",
 )
 
+_KEY_FIELDS: Json = {
+    "id": _TEXT,
+    "name": _TEXT,
+    "scopes": _TEXTS,
+    "created": {"type": "string", "format": "date-time"},
+    "expires": {"type": ["string", "null"], "format": "date-time"},
+    "rate": {"type": ["number", "null"]},
+}
+
 SCHEMAS: Json = {
+    "ApiKey": open_object(_KEY_FIELDS, _KEY_FIELDS),
+    "NewApiKey": enveloped(_KEY_FIELDS | {"key": _TEXT}),
     "HttpStatus": _HTTP_STATUS,
     "Error": open_object({"http_status": reference("HttpStatus"), "error": _ERROR}, ["http_status", "error"]),
     "V2Error": open_object({"error": _TEXT}, ["error"]),
@@ -193,6 +204,9 @@ PARAMETERS: Json = {
         {"type": "string", "pattern": "^(sha256:)?[0-9a-fA-F]{64}$"},
         "The file's digest in hexadecimal digits.",
     ),
+    "KeyId": _parameter(
+        "key_id", "path", {"type": "string", "pattern": "^[^/]+$"}, "A key's id.", example="3f9c01aa52d7"
+    ),
     "Asset": _parameter(
         "asset", "path", {"type": "string", "pattern": "^[^/]+$"}, "A file of the page.", example="docs.js"
     ),
@@ -203,6 +217,11 @@ HEADERS: Json = {
     "RetryAfter": _header("Seconds after which the same request may succeed.", _DIGITS),
     "Split": _header("How much of the answer is JSON, where tensors follow.", _DIGITS),
     "ModelVersion": _header("The version that answered.", {"type": "string", "pattern": f"^{_VERSION}$"}),
-    "Location": _header("The version's address."),
+    "Location": _header("The address of what was made."),
     "ETag": _header("The file's digest, in quotes."),
+}
+
+SECURITY: Json = {
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer <id>.<secret>`"},
+    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
 }

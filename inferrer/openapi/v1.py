@@ -10,6 +10,7 @@ from inferrer.openapi.operation import (
     MODELHOST,
     NAME,
     PREDICTION,
+    STORED,
     UPLOAD,
     Json,
     Operation,
@@ -21,6 +22,7 @@ from inferrer.openapi.operation import (
 )
 from inferrer.openapi.schemas import enveloped
 from mlbuffet import errors
+from mlbuffet.keys import SCOPES
 
 _TEXT: Json = {"type": "string"}
 _ANYTHING: Json = {"type": "object"}
@@ -77,6 +79,15 @@ _SERVED: Json = {
     "type": "array",
     "items": open_object({"modelhost": _TEXT, "element": {}}, ["modelhost", "element"]),
 }
+_WISH = strict(
+    {
+        "name": {"type": "string", "minLength": 1, "maxLength": 100},
+        "scopes": {"type": "array", "items": {"enum": SCOPES}, "minItems": 1, "uniqueItems": True},
+        "expires": {"type": ["string", "null"], "format": "date-time"},
+        "rate": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1e6, "description": "requests a second"},
+    },
+    ["name", "scopes"],
+)
 _HOSTED: Json = {"type": "array", "items": reference("HostedVersion")}
 
 MODELS: Mapping[str, Operation] = {
@@ -139,6 +150,21 @@ MODELS: Mapping[str, Operation] = {
         PREDICTION | {errors.InvalidImageError, errors.BadMultipartError, errors.ModelUnloadedError},
         ("Timeout", "RequestId"),
         _PREDICTION_BODY,
+    ),
+}
+
+KEYS: Mapping[str, Operation] = {
+    "list_keys": Operation("keys", _only("The keys.", {"keys": {"type": "array", "items": reference("ApiKey")}})),
+    "create_key": Operation(
+        "keys",
+        {"201": answered("The key; no other answer shows it.", reference("NewApiKey"), "Location=Location")},
+        FIELDS | STORED | {errors.ConflictError},
+        body=json_body(_WISH, {"name": "me", "scopes": ["admin"]}),
+    ),
+    "revoke_key": Operation(
+        "keys",
+        _only("It is revoked.", {"revoked": _TEXT}),
+        STORED | {errors.NotFoundError, errors.ConflictError},
     ),
 }
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from flask import Blueprint, Request, Response, request
 
 from inferrer.adoption import adopt_all
+from inferrer.audit import concerns
 from inferrer.replica import Replica
 from inferrer.routes.fields import (
     announced_digest,
@@ -127,6 +128,7 @@ def _changing(services: Services) -> Blueprint:
                 image=image_settings(fields.get("image")),
             )
             uploaded = services.controlplane.upload(ref.name, staged, options)
+        concerns(uploaded.manifest)
         location = f"/api/v1/models/{ref.name}:{uploaded.manifest.version}"
         return answer(_version(uploaded.manifest), 201 if uploaded.created else 200, {"Location": location})
 
@@ -136,7 +138,7 @@ def _changing(services: Services) -> Blueprint:
 
         curl -X POST http://127.0.0.1:8002/api/v1/models/iris.onnx -d '{"model_description": "Iris species"}'
         """
-        manifest = services.controlplane.describe(parse_ref(name), _changes(json_object(request)))
+        manifest = concerns(services.controlplane.describe(parse_ref(name), _changes(json_object(request))))
         return answer(_version(manifest))
 
     @routes.post("/api/v1/models/<name>/default")
@@ -149,7 +151,7 @@ def _changing(services: Services) -> Blueprint:
         if type(version) is not int:
             msg = f"'default' is a version number; received {type(version).__name__}"
             raise UnprocessableError(msg)
-        manifest = services.controlplane.set_default(ModelRef(parse_ref(name).name, version))
+        manifest = concerns(services.controlplane.set_default(ModelRef(parse_ref(name).name, version)))
         return answer({"model": manifest.model, "default": manifest.version})
 
     @routes.post("/api/v1/models/<name>/load")
@@ -158,7 +160,7 @@ def _changing(services: Services) -> Blueprint:
 
         curl -X POST http://127.0.0.1:8002/api/v1/models/iris.onnx/load
         """
-        manifest = services.controlplane.load(parse_ref(name))
+        manifest = concerns(services.controlplane.load(parse_ref(name)))
         hosts = _hosts(manifest, services.dataplane.replicas.all())
         return answer({"model": manifest.model, "version": manifest.version, "modelhosts": hosts})
 
@@ -168,7 +170,7 @@ def _changing(services: Services) -> Blueprint:
 
         curl -X POST http://127.0.0.1:8002/api/v1/models/mine.onnx/unload
         """
-        return answer(_version(services.controlplane.unload(parse_ref(name))))
+        return answer(_version(concerns(services.controlplane.unload(parse_ref(name)))))
 
     @routes.delete("/api/v1/models/<name>")
     def delete_model(name: str) -> Response:

@@ -60,9 +60,10 @@ def _server(services: Services) -> Blueprint:
 
         curl http://127.0.0.1:8002/v2/health/ready
         """
-        if services.dataplane.replicas.ready():
+        if services.dataplane.ready:
             return json_answer({"ready": True})
-        return _unrecorded(UnavailableError("no modelhost is ready"), {"ready": False})
+        why = "this inferrer is about to end" if services.dataplane.leaving else "no modelhost is ready"
+        return _unrecorded(UnavailableError(why), {"ready": False})
 
     return routes
 

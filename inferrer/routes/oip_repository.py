@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from inferrer.audit import concerns
 from inferrer.metadata import repository_index
 from inferrer.routes.fields import json_object
 from inferrer.routes.oip import json_answer
@@ -34,7 +35,7 @@ def oip_repository_routes(services: Services) -> Blueprint:
         curl -X POST http://127.0.0.1:8002/v2/repository/models/iris.onnx/load
         """
         _parameters({})
-        services.controlplane.load(parse_ref(name))
+        concerns(services.controlplane.load(parse_ref(name)))
         return json_answer({})
 
     @routes.post("/v2/repository/models/<name>/unload")
@@ -44,7 +45,7 @@ def oip_repository_routes(services: Services) -> Blueprint:
         curl -X POST http://127.0.0.1:8002/v2/repository/models/mine.onnx/unload
         """
         _parameters({"unload_dependents": bool})  # no model depends on another
-        services.controlplane.unload(parse_ref(name))
+        concerns(services.controlplane.unload(parse_ref(name)))
         return json_answer({})
 
     return routes

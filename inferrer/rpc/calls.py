@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc.aio
 
-from inferrer.rpc.statuses import REQUEST_ID, status_of, trailers_of
-from mlbuffet.chassis.ids import request_id_of
+from inferrer.gate import RPC, Gate
+from inferrer.rpc.statuses import REQUEST_ID, abort, request_id_in
 from mlbuffet.chassis.request import PREDICT_BYTES
 from mlbuffet.chassis.telemetry import RequestCounts
 from mlbuffet.chassis.web import CLIENT_GONE, log_failure, log_gone, log_slow
@@ -27,7 +27,6 @@ from mlbuffet.errors import (
 
 log = logging.getLogger(__name__)
 
-METHOD = "GRPC"  # where HTTP has one
 _OK = 200
 
 
@@ -40,9 +39,7 @@ class RpcCall:
         self._context = context
         self.route = route
         self.model = ""  # a registered name, or empty
-        # Values of keys that end in -bin are bytes, all others text.
-        given = next((value for key, value in context.invocation_metadata() if key == REQUEST_ID), "")
-        self.request_id = request_id_of(given.encode() if isinstance(given, str) else given)
+        self.request_id = request_id_in(context.invocation_metadata())
 
     def remaining_s(self) -> float | None:
         """Seconds that the client will still wait; None where it does not say."""
@@ -56,9 +53,10 @@ Method = Callable[[bytes, RpcCall], Awaitable[bytes]]
 class Calls:
     """All calls of one process."""
 
-    def __init__(self, counts: RequestCounts, *, most: int, message_s: float, slow_s: float) -> None:
+    def __init__(self, counts: RequestCounts, gate: Gate, *, most: int, message_s: float, slow_s: float) -> None:
         """`most` calls are taken at once; a call's message is there within `message_s`."""
         self._counts = counts
+        self._gate = gate
         self._most = most
         self._message_s = message_s
         self._slow_s = slow_s
@@ -82,16 +80,22 @@ class Calls:
         try:
             reply = await self._answer(method, call, context)
         except MLBuffetError as error:
-            self._counts.count(call.route, METHOD, error.status, call.model)
+            self._ended(call, context, error.status)
             log_failure(error, call.request_id, call.route)
-            await context.abort(status_of(error), error.message, trailers_of(error, call.request_id))
+            await abort(context, error, call.request_id)
             raise  # never reached: `abort` raises what ends the handler
-        self._counts.count(call.route, METHOD, _OK, call.model)
+        self._ended(call, context, _OK)
         seconds = time.monotonic() - began_at
         if seconds > self._slow_s:
             log_slow(call.route, seconds, call.request_id)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         return reply
+
+    def _ended(self, call: RpcCall, context: Any, status: int) -> None:  # noqa: ANN401 - grpc has no types
+        """Count a call, and record it where it changes something."""
+        self._counts.count(call.route, RPC, status, call.model)
+        done = call.route, call.model, status
+        self._gate.rpc_done(done, context.invocation_metadata(), context.peer(), call.request_id)
 
     async def _answer(self, method: Method, call: RpcCall, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
         """Run a method; what nobody foresaw is an INTERNAL without details.
@@ -135,8 +139,8 @@ class Calls:
         """Count and log a call that gRPC has ended: the client's time was over, or it left."""
         if call.remaining_s() == 0:
             error = DeadlineExceededError("the answer was not there within the time that the client allowed")
-            self._counts.count(call.route, METHOD, error.status, call.model)
+            self._counts.count(call.route, RPC, error.status, call.model)
             log_failure(error, call.request_id, call.route)
         else:
-            self._counts.count(call.route, METHOD, CLIENT_GONE, call.model)
+            self._counts.count(call.route, RPC, CLIENT_GONE, call.model)
             log_gone(call.route, call.request_id)

@@ -31,7 +31,7 @@ def methods(services: Services) -> dict[str, Method]:
     asked, changed = _Asked(services), _Changed(services)
     at_once: dict[str, Answer] = {
         "ServerLive": lambda _: {"live": True},
-        "ServerReady": lambda _: {"ready": bool(services.dataplane.replicas.ready())},
+        "ServerReady": lambda _: {"ready": services.dataplane.ready},
         "ServerMetadata": lambda _: server_metadata(),
         "ModelReady": asked.ready,
         "ModelMetadata": asked.metadata,

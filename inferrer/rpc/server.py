@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from inferrer.gate import Gate
 from inferrer.rpc.calls import Calls
+from inferrer.rpc.gated import GatedHandlers
 from inferrer.rpc.health import Health
 from inferrer.rpc.methods import methods
 from inferrer.services import Services
@@ -55,16 +57,21 @@ def options_of(settings: InferrerSettings) -> list[tuple[str, int]]:
 class RpcServer:
     """Made and started on the process's event loop; `drain` ends it."""
 
-    def __init__(self, services: Services, counts: RequestCounts) -> None:
+    def __init__(self, services: Services, counts: RequestCounts, gate: Gate) -> None:
         settings = services.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._address = f"{host}:{settings.grpc_port}"
         self._options = options_of(settings)
-        self._calls = Calls(counts, most=_MOST_CALLS, message_s=settings.timeout_s, slow_s=settings.slow_s)
-        self._handlers = {
+        self._calls = Calls(counts, gate, most=_MOST_CALLS, message_s=settings.timeout_s, slow_s=settings.slow_s)
+        self._health = Health((SERVICE,), lambda: services.dataplane.ready)
+        self._handlers = GatedHandlers(gate, counts)
+        handlers = {
             name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()
         }
-        self._health = Health((SERVICE,), lambda: bool(services.dataplane.replicas.ready()))
+        self._handlers.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._handlers)
+        about = reflection.aio.ReflectionServicer((SERVICE, *_STANDARD))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(about, self._handlers)
         self._drain_s = settings.drain_s
         self._ending: set[asyncio.Task[None]] = set()
         self._server: Any = None
@@ -83,9 +90,7 @@ class RpcServer:
 
     async def _listen(self) -> Any:  # noqa: ANN401 - grpc has no types
         server = grpc.aio.server(options=self._options)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, *_STANDARD), server)
+        server.add_generic_rpc_handlers((self._handlers,))
         server.add_insecure_port(self._address)
         await server.start()
         return server

@@ -24,7 +24,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
     """The state of one connection."""
 
     def __init__(self, server: "HttpServer") -> None:
-        RequestReader.__init__(self, server.limits, server.hosts, server.loop.time)
+        RequestReader.__init__(self, server.limits, server.gate, server.loop.time)
         ResponseWriter.__init__(self, server.limits, server.loop)
         self.server = server
         self._waiting: deque[Request] = deque()
@@ -32,11 +32,13 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         self._half_closed = False
         self._closed = False
         self._piece = b""  # that is being read
+        self.idle_since = server.loop.time()  # where it is
         self._between = True  # nothing has come since the last request was whole
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the server's connections, if there is room."""
         self._transport = cast("asyncio.Transport", transport)
+        self.peer = self.endpoints()[0][0]
         if not self.server.admit(self):
             self.deaf = True
             self._active = request = Request()
@@ -107,9 +109,10 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         if self.deaf:
             self._pause()  # nor does it cost anything to drop
             return
-        if self._between and self._active is None and not self.server.draining:
+        if self._between and self._active is None:
             known = self.server.heads.find(data)
-            if known is not None:
+            if known is not None and self.server.gate.again(known):
+                known.peer = self.peer
                 self._active = known
                 self.expires_at = NEVER
                 self.server.lane.handle(known, self)
@@ -148,7 +151,6 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
 
     def head_complete(self, request: Request) -> None:
         """Decide who answers; a client that waits for leave gets it from the lane at once, from Flask when it reads."""
-        request.keep_alive = request.keep_alive and not self.server.draining
         if self.server.lane.wants(request):
             request.in_lane = self.server.lane_on
             request.body_limit = min(request.body_limit, self.limits.lane_body_bytes)
@@ -218,7 +220,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
 
     def head(self, request: Request, status: int, fields: bytes, length: int | None) -> bytes:
         """Status line and header lines; `length` None stands for a chunked body."""
-        if not request.complete or self.server.draining or (self._half_closed and not self._waiting):
+        if not request.complete or ((self.server.draining or self._half_closed) and not self._waiting):
             request.keep_alive = False
         return render_head(request, status, self.server.date, fields, length)
 
@@ -228,9 +230,14 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
             return
         self._active = request.on_gone = None  # which leads back to the request: a circle
         if not request.keep_alive:
-            self._close(linger=not request.complete)
+            self._close(linger=not request.complete or self.server.draining)
+            if request.complete:
+                self._resume()  # or it would not be seen that the client closes, too
+            else:
+                self._pause()
             return
-        self.expires_at = self.server.now + self.limits.keep_alive_s
+        self.idle_since = now = self.server.now
+        self.expires_at = now + self.limits.keep_alive_s
         if (self._waiting or self.refusal is not None or self._paused_at != NEVER) and self._writable.is_set():
             self._next()
 
@@ -277,16 +284,23 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         elif self.incoming is not None:
             self._reject(RequestTimeoutError("the request did not come in time"))
         elif active is None:
-            self._close(linger=False)
+            self._close_unless_read()
 
     @property
     def idle(self) -> bool:
         """Tell whether no request is being received or answered."""
         return self._active is None and self.incoming is None and not self._waiting and not self.deaf
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is being received or answered (drain)."""
-        if self.idle:
+    def close_if_idle(self, since: float = NEVER) -> None:
+        """Close unless a request is being received or answered, or was after a moment."""
+        if self.idle and self.idle_since < since:
+            self._close_unless_read()
+
+    def _close_unless_read(self) -> None:
+        """Close, unless something has come that is not read yet: a request would be lost with it."""
+        if self._paused_at == NEVER and self.has_unread():
+            self.expires_at = self._loop.time() + self.limits.head_timeout_s
+        else:
             self._close(linger=False)
 
     def _pause(self) -> None:
@@ -305,8 +319,4 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         """Take nothing more, and close when all is sent."""
         self.deaf = self._closed = True
         self.expires_at = NEVER
-        if linger and not self._half_closed:
-            self._pause()
-            self._shut(linger=True)
-        else:
-            self._shut(linger=False)
+        self._shut(linger=linger and not self._half_closed)

@@ -1,8 +1,9 @@
 """Heads that were parsed before: a client on a kept connection sends the same one again and again.
 
-What the parser and the reader's checks make of a head depends on its bytes alone. So a request that comes in one piece,
-whose head is byte for byte one that the lane took before, and whose body is exactly as long as that head says, is taken
-without parsing it again. Everything else is parsed.
+What the parser and the reader's checks make of a head depends on its bytes alone, but for the API key in it: the gate
+is asked again whether that still counts. So a request that comes in one piece, whose head is byte for byte one that the
+lane took before, and whose body is exactly as long as that head says, is taken without parsing it again. Everything
+else is parsed.
 """
 
 from mlbuffet.chassis.ids import request_id_of
@@ -41,8 +42,9 @@ class KnownHeads:
             or not request.keep_alive
         ):
             return False
-        if len(head) <= _LONGEST_BYTES and head not in self._known:
-            if len(self._known) >= _MOST:
+        known = self._known.get(head)
+        if len(head) <= _LONGEST_BYTES and (known is None or known.grant is not request.grant):
+            if known is None and len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]  # the oldest
             self._known[head] = known = _copy(request)
             known.body = []

@@ -1,4 +1,4 @@
-"""Which names this server answers to, and to which web pages, while there are no API keys. Pure but for a small cache.
+"""Which names this server answers to, and to which web pages, while it asks for no keys. Pure but for a small cache.
 
 A browser sends to loopback whatever a web page asks for. A page whose own name was made to resolve to loopback (DNS
 rebinding) gives itself away by that name in Host; a page of another origin by Origin, or where that is not sent by
@@ -54,6 +54,21 @@ class HostPolicy:
             return self._origin_fault(fields[b"origin"], host)
         return _site_fault(request) if b"sec-fetch-site" in fields else None
 
+    def again(self, request: Request) -> bool:  # noqa: ARG002 - the gate's signature
+        """Let it pass: nothing but the head counts here."""
+        return True
+
+    def name_fault(self, request: Request) -> MLBuffetError | None:
+        """Why a request may not pass that carries a key: its Host is none, or not among those that are listed."""
+        host = request.fields.get(b"host", b"")
+        if host in self._known:
+            return None
+        fault = self._host_fault(host, request.http_version)
+        if not isinstance(fault, MisdirectedError) or self._names:
+            return fault
+        self._know(host)
+        return None
+
     def _host_fault(self, host: bytes, http_version: str) -> MLBuffetError | None:
         if not host and http_version == "1.0":
             return None  # HTTP/1.0 does not ask for it, and no browser speaks it
@@ -62,9 +77,12 @@ class HostPolicy:
             return BadRequestError("a request has one Host field, a name or an address and perhaps a port")
         if found["name"] not in self._names and not is_loopback(found["name"].strip("[]")):
             return MisdirectedError("Host names another server; INFERRER_HOSTS lists this one's beyond loopback")
+        self._know(host)
+        return None
+
+    def _know(self, host: bytes) -> None:
         if len(self._known) < _KNOWN:
             self._known.add(host)
-        return None
 
     def _origin_fault(self, sent: bytes, host: bytes) -> MLBuffetError | None:
         """A page of this server may ask, whichever scheme a proxy in front has given it."""

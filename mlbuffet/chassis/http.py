@@ -12,13 +12,15 @@ from email.utils import formatdate
 from mlbuffet.chassis.connection import HttpConnection
 from mlbuffet.chassis.heads import KnownHeads
 from mlbuffet.chassis.hosts import HostPolicy
-from mlbuffet.chassis.request import Lane, Limits, Request
+from mlbuffet.chassis.request import Gate, Lane, Limits, Request
 from mlbuffet.chassis.wsgi import Pool, WSGIApplication
 
 _OTHER_DESCRIPTORS = 64  # listeners, channels, logs, counters; besides, each thread may hold two files
 _LEAST_ROOM = 8
 _SHARE_CLOSED = 16
 _SWEEP_S = 0.25
+_LOOK_S = 0.02
+_QUIET_S = 1.0
 
 
 def room_for_connections(descriptors: int, threads: int) -> int:
@@ -35,18 +37,18 @@ class HttpServer:
         lane: Lane,
         limits: Limits,
         *,
-        hosts: HostPolicy | None = None,
+        gate: Gate | None = None,
         lane_on: bool = True,
     ) -> None:
         self.app = app
-        self.hosts = hosts or HostPolicy()
+        self.gate = gate or HostPolicy()
         self.lane = lane
         self.lane_on = lane_on
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.connections: set[HttpConnection] = set()
         self.heads = KnownHeads()
-        self.draining = False
+        self.draining = False  # each answer then ends its connection
         # Apart, so that clients who are slow to send hold no thread that those who have sent all could use.
         self._sending = Pool(max(limits.threads // 2, 1), limits.waiting, "sending")
         self._sent = Pool(max(limits.threads - limits.threads // 2, 1), limits.waiting, "wsgi")
@@ -94,13 +96,16 @@ class HttpServer:
                     connection.check_reader()
 
     async def drain(self, timeout_s: float) -> None:
-        """Let requests that are in flight end, then close every connection."""
+        """Let requests that are in flight end, then close every connection.
+
+        An idle one is closed when it has been so for a moment: a request may be on its way, and is answered.
+        """
         self.draining = True
-        for connection in list(self.connections):
-            connection.close_if_idle()
         ends_at = self.loop.time() + timeout_s
-        while self.connections and self.loop.time() < ends_at:
-            await asyncio.sleep(0.02)
+        while self.connections and (now := self.loop.time()) < ends_at:
+            for connection in list(self.connections):
+                connection.close_if_idle(now - _QUIET_S)
+            await asyncio.sleep(_LOOK_S)
         self._sweeper.cancel()
         for connection in list(self.connections):
             connection.abort()

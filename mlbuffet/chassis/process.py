@@ -34,6 +34,12 @@ def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
         os._exit(1)
 
 
+def ignore_signals() -> None:
+    """Let nothing but SIGKILL disturb the end; the interpreter takes its own handlers out before it is over."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def set_name(name: str) -> None:
     """Name this process as `ps` and `top` show it (15 bytes)."""
     _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import httptools
 
-from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.ids import request_id_of
-from mlbuffet.chassis.request import Limits, Request
+from mlbuffet.chassis.request import Gate, Limits, Request
 from mlbuffet.errors import (
     BadRequestError,
     HeadersTooLargeError,
@@ -39,13 +38,14 @@ _CHUNK_OVERHEAD = 8  # bytes of framing for each byte of a chunked body; chunks 
 class RequestReader:
     """The reading half of a connection; the other half inherits it and is told what came."""
 
-    def __init__(self, limits: Limits, hosts: HostPolicy, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: Limits, gate: Gate, clock: Callable[[], float]) -> None:
         self.limits = limits
         self.incoming: Request | None = None  # being received
         self.refusal: MLBuffetError | None = None
         self.deaf = False  # what follows on the connection is of no interest
         self.expires_at = clock() + limits.head_timeout_s
-        self._hosts = hosts
+        self.peer = ""
+        self._gate = gate
         self._clock = clock
         self._parser = httptools.HttpRequestParser(self)
         self._line = b""  # of a request whose method is not whole yet
@@ -151,6 +151,7 @@ class RequestReader:
         if request is None or self.refusal is not None or self.deaf:
             return
         fields, parser = request.fields, self._parser
+        request.peer = self.peer
         request.method = parser.get_method()
         request.http_version = parser.get_http_version()
         request.keep_alive = parser.should_keep_alive()
@@ -184,8 +185,8 @@ class RequestReader:
             return NotFoundError("no address here begins with two slashes or has an encoded one")
         fields = request.fields
         if b"transfer-encoding" in fields or b"upgrade" in fields:
-            return self._framing_fault(request) or self._hosts.fault(request)
-        return self._hosts.fault(request)
+            return self._framing_fault(request) or self._gate.fault(request)
+        return self._gate.fault(request)
 
     def _framing_fault(self, request: Request) -> MLBuffetError | None:
         fields = request.fields

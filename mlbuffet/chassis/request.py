@@ -75,6 +75,8 @@ class Request:
     received = 0
     body_limit = 0
     request_id = ""
+    peer = ""  # the address at the other end of the connection
+    grant: Any = None  # what the gate made of the head
     stream: "BodyStream | None" = None
     room: Any = None  # memory that a large body is received into: a Room
     on_gone: Callable[[], None] | None = None  # called on the event loop when the client left before its answer
@@ -99,6 +101,16 @@ class Request:
     def header(self, name: bytes) -> bytes:
         """A header's value, `name` in lower case; empty without it."""
         return self.fields.get(name, b"")
+
+
+class Gate(Protocol):
+    """Decides by the head alone which requests may pass, before lane and Flask and before any of the body is read."""
+
+    def fault(self, request: Request) -> MLBuffetError | None:
+        """Why a request may not pass; None when it may."""
+
+    def again(self, request: Request) -> bool:
+        """Tell whether a request for the lane may pass whose head is byte for byte one that passed before."""
 
 
 class Lane(Protocol):

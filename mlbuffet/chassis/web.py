@@ -19,6 +19,7 @@ from mlbuffet.errors import (
     MethodNotAllowedError,
     MLBuffetError,
     NotFoundError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -50,6 +51,8 @@ def error_answer(error: MLBuffetError, request_id: str, path: bytes) -> tuple[li
     headers = [("Content-Type", JSON_TYPE)]
     if error.retry_after_s is not None:
         headers.append(("Retry-After", str(error.retry_after_s)))
+    if error.status == UnauthenticatedError.status:
+        headers.append(("WWW-Authenticate", "Bearer"))
     if (path + b"/").startswith((b"/v1/", b"/v2/")):
         headers.append(("X-Error-Code", error.code))
         return headers, orjson.dumps({"error": error.message})

@@ -1,6 +1,8 @@
 """Writes answers to a connection: no faster than the client reads, and no longer than it reads at all."""
 
 import asyncio
+import fcntl
+import termios
 from http import HTTPStatus
 
 from mlbuffet.chassis.request import Limits, Request, phrase_of
@@ -118,7 +120,23 @@ class ResponseWriter:
             self._transport.close()
             return
         self._transport.write_eof()
-        self._loop.call_later(self._limits.linger_s, self.abort)
+        self._loop.call_later(self._limits.linger_s, self._end)
+
+    def _end(self) -> None:
+        """Close what the client does not; not before it has all, as long as it reads."""
+        if self._transport is None or not self._transport.get_write_buffer_size():
+            self.abort()
+            return
+        if self.stalls_at == NEVER:
+            self._watch_reader()
+        self._loop.call_later(self._limits.linger_s, self._end)
+
+    def has_unread(self) -> bool:
+        """Tell whether the kernel has bytes of the client that the loop has not come round to."""
+        if self._transport is None:
+            return False
+        sock = self._transport.get_extra_info("socket")
+        return any(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
 
     def abort(self) -> None:
         """Drop the connection."""

@@ -99,6 +99,7 @@ def make_environ(request: "Request", connection: "HttpConnection") -> dict[str, 
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         "mlbuffet.request_id": request.request_id,
+        "mlbuffet.grant": request.grant,
         "mlbuffet.on_gone": lambda action: loop.call_soon_threadsafe(connection.watch, request, action),
     }
     for raw_name, raw_value in request.headers:

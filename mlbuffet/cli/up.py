@@ -11,11 +11,17 @@ from mlbuffet.cli.output import write_line
 
 @click.command()
 @click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address that the inferrer listens on; beyond loopback only where there are API keys.",
+)
+@click.option(
     "--port",
     default=8002,
     show_default=True,
     type=click.IntRange(1, 65535),
-    help="Port of the inferrer on 127.0.0.1.",
+    help="Port of the inferrer.",
 )
 @click.option(
     "--grpc-port",
@@ -38,27 +44,34 @@ from mlbuffet.cli.output import write_line
     help="Copy sample models into an empty repository.",
 )
 @click.option("--workers", default=0, type=click.IntRange(min=0), help="Inferrer processes; 0 for one per core.")
-def up(port: int, grpc_port: int, modelhosts: int, repository: Path, samples: Path | None, workers: int) -> None:
+def up(  # noqa: PLR0913 - click gives each option an argument
+    host: str, port: int, grpc_port: int, modelhosts: int, repository: Path, samples: Path | None, workers: int
+) -> None:
     """Run the whole platform on this machine, until Ctrl-C or SIGTERM."""
     for number in filter(None, (port, grpc_port)):
-        _check_port(number)
+        _check_port(host, number)
     try:
-        from mlbuffet.local import Platform, import_services, run_platform  # noqa: PLC0415 - not always installed
+        # Not always installed.
+        from mlbuffet.local import Platform, check_reach, import_services, run_platform  # noqa: PLC0415
 
         mains = import_services()
     except ImportError as error:
         msg = f"the services are not installed ({error.name} is missing): pip install 'mlbuffet[local]'"
         raise click.UsageError(msg) from error
-    platform = Platform(port, grpc_port, modelhosts, repository, samples, workers, say=write_line)
+    platform = Platform(port, grpc_port, modelhosts, repository, samples, workers, say=write_line, host=host)
+    try:
+        check_reach(platform)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     asyncio.run(run_platform(platform, mains))
 
 
-def _check_port(port: int) -> None:
+def _check_port(host: str, port: int) -> None:
     """Say at once that a port is taken, instead of starting an inferrer again and again."""
-    with socket.socket() as sock:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(("127.0.0.1", port))
+            sock.bind((host, port))
         except OSError as error:
-            msg = f"port {port} cannot be listened on: {error.strerror}"
+            msg = f"port {port} of {host} cannot be listened on: {error.strerror}"
             raise click.UsageError(msg) from error

@@ -36,7 +36,14 @@ def test_h12_schemathesis_finds_no_breach_of_the_description(
     platform: RunningPlatform, tmp_path: Path, document: str
 ) -> None:
     program = python_of("schemathesis").with_name("st")
-    options = ["--no-color", "--continue-on-failure", f"--exclude-checks={DOCUMENTS[document]}", *EXAMPLES]
+    without_keys = "--exclude-path-regex=^/api/v1/keys"  # with the first key that it made, all would be over
+    options = [
+        "--no-color",
+        without_keys,
+        "--continue-on-failure",
+        f"--exclude-checks={DOCUMENTS[document]}",
+        *EXAMPLES,
+    ]
     completed = subprocess.run(
         [program, f"--config-file={CONFIGURATION}", "run", f"{platform.url}/{document}", *options],
         cwd=tmp_path,

@@ -4,6 +4,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mlbuffet.errors import all_errors
 from tests.contract.test_lanes import CASES
 from tests.harness.described import METHODS, Document
 from tests.harness.onnx_models import constant, identity, two_inputs
-from tests.harness.platform import SAMPLES, RunningPlatform
+from tests.harness.platform import SAMPLES, RunningPlatform, running_platform
 from tests.harness.raw_http import exchange
 from tests.harness.zoo import DATATYPES, quotient, zoo_platform
 
@@ -121,11 +122,36 @@ SUCCESSES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+OF_KEYS = {"list_keys", "create_key", "revoke_key"}
+
+
 def test_every_operation_succeeds_as_described(api: RunningPlatform, document: Document) -> None:
     for method, path, options in SUCCESSES:
         answer = ask(api, document, method, path, **options)
         assert answer.status_code < 300, (method, path, answer.text)
-    assert document.succeeded >= {operation["operationId"] for operation in document.operations()}
+    assert document.succeeded >= {operation["operationId"] for operation in document.operations()} - OF_KEYS
+
+
+def test_keys_are_made_and_refused_as_described(tmp_path: Path) -> None:
+    with running_platform(tmp_path / "repository", modelhosts=1, workers=1) as platform:
+        document = Document(requests.get(f"{platform.url}/openapi.json", timeout=10).json())
+        path, made = "/api/v1/keys", {"json": {"name": "me", "scopes": ["admin"]}}
+        assert ask(platform, document, "POST", path, json={"name": "me", "scopes": ["predict"]}).status_code == 409
+        assert ask(platform, document, "POST", path, json={"name": "", "scopes": []}).status_code == 422
+        admin = {"X-Api-Key": ask(platform, document, "POST", path, **made).json()["key"]}
+        other = ask(
+            platform, document, "POST", path, json={"name": "p", "scopes": ["predict"], "rate": 1}, headers=admin
+        )
+        predict = {"X-Api-Key": other.json()["key"]}
+        assert [ask(platform, document, "GET", path, headers=predict).status_code for _ in range(2)] == [403, 429]
+        assert ask(platform, document, "GET", path, headers=admin).status_code == 200
+        for status in (200, 404):
+            revoked = ask(platform, document, "DELETE", f"{path}/{other.json()['id']}", headers=admin)
+            assert revoked.status_code == status
+        for method, address, options in SUCCESSES:
+            status = ask(platform, document, method, address, **options).status_code
+            assert status in {200, 401}, (method, address)
+        assert document.succeeded >= OF_KEYS
 
 
 def test_failures_are_described(api: RunningPlatform, document: Document) -> None:

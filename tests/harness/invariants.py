@@ -111,7 +111,9 @@ def hosted(platform: RunningPlatform, name: str) -> list[dict[str, Any]]:
 
 def golden(platform: RunningPlatform) -> bytes:
     """The golden model's answer."""
-    response = requests.post(f"{platform.path('iris.onnx')}/prediction", json=GOLDEN, timeout=10)
+    response = requests.post(
+        f"{platform.path('iris.onnx')}/prediction", json=GOLDEN, headers=platform.headers(), timeout=10
+    )
     assert response.status_code == 200, response.text
     return response.content
 
@@ -123,7 +125,7 @@ def warm_up(platform: RunningPlatform) -> None:
     _warmed.add(platform)
 
     def ask(number: int) -> None:
-        requests.put(platform.path(f"warm-{number}.onnx"), data=b"no model" * 20_000, timeout=30)
+        platform.put(f"warm-{number}.onnx", b"no model" * 20_000)
 
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(ask, range(192)))
@@ -216,7 +218,8 @@ def excess(before: dict[int, Usage], now: dict[int, Usage], rss_bytes: int = RSS
 
 def _has_unloaded(platform: RunningPlatform) -> bool:
     """Tell whether modelhosts hold no version that is no more, and have no runner beyond those that they name."""
-    listed = requests.get(f"{platform.url}/api/v1/models/information", timeout=10).json()["model_list"]
+    url = f"{platform.url}/api/v1/models/information"
+    listed = requests.get(url, headers=platform.headers(), timeout=10).json()["model_list"]
     versions = {(model["model"], number) for model in listed for number in model["versions"]}
     alive = [name for name, process in platform.processes.items() if process.poll() is None and "modelhost" in name]
     held = [version for name in alive for version in hosted(platform, name)]

@@ -13,15 +13,25 @@ from tests.harness.platform import wait_until
 class Load:
     """Several clients, each of which sends its next request when it has the answer to the last; no client retries."""
 
-    def __init__(
-        self, port: int, model: str, body: bytes, *, clients: int = 8, pause_s: float = 0, keep_alive: bool = True
+    def __init__(  # noqa: PLR0913 - what clients may do differently
+        self,
+        port: int,
+        model: str,
+        body: bytes,
+        *,
+        clients: int = 8,
+        pause_s: float = 0,
+        keep_alive: bool = True,
+        ends_refused: bool = False,
     ) -> None:
+        """`ends_refused`: a client whose connection is refused goes elsewhere, and is no longer counted."""
         self.outcomes: Counter[str] = Counter()
         self._port = port
         self._path = f"/api/v1/models/{model}/prediction"
         self._body = body
         self._pause_s = pause_s
         self._keep_alive = keep_alive
+        self._ends_refused = ends_refused
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
@@ -48,6 +58,8 @@ class Load:
                 text = answer.read()
                 self.outcomes["ok" if answer.status == 200 else f"{answer.status} {text.decode()[-250:]}"] += 1
             except (OSError, http.client.HTTPException) as error:
+                if self._ends_refused and isinstance(error, ConnectionRefusedError):
+                    return
                 self.outcomes[repr(error)] += 1
                 client.close()
             if not self._keep_alive:

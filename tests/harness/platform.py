@@ -56,8 +56,12 @@ class RunningPlatform:
         workers: int = 2,
         environment: Mapping[str, str] | None = None,
         prefix: tuple[str, ...] = (),
+        key: str = "",
     ) -> None:
-        """`environment` is added to every service's; `prefix` is a command that the inferrer is run through."""
+        """`environment` is added to every service's; `prefix` is a command that the inferrer is run through.
+
+        `key` is the API key that goes along with what is asked by the methods here.
+        """
         self.repository = repository
         self.workers = workers
         self.port = free_port()
@@ -70,6 +74,7 @@ class RunningPlatform:
         self.settings = child_settings(platform, sockets)
         self.environment = dict(environment or {})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.key = key
         self._prefix = prefix
 
     def __enter__(self) -> Self:
@@ -142,7 +147,10 @@ class RunningPlatform:
             while len(asked) < self.workers and tries < _TRIES:
                 tries += 1
                 served = requests.post(
-                    f"{self.url}/api/test/sendtomodelhost", json={"data": list(range(8 * hosts))}, timeout=5
+                    f"{self.url}/api/test/sendtomodelhost",
+                    json={"data": list(range(8 * hosts))},
+                    headers=self.headers(),
+                    timeout=5,
                 )
                 if served.status_code != 200 or len({item["modelhost"] for item in served.json()["served"]}) < hosts:
                     return False
@@ -168,21 +176,28 @@ class RunningPlatform:
 
     # Shorthands -----------------------------------------------------------------------------------------------------
 
+    def headers(self, **more: str) -> dict[str, str]:
+        """Header fields with the key."""
+        return ({"X-Api-Key": self.key} if self.key else {}) | more
+
     def path(self, name: str) -> str:
         """A model's address."""
         return f"{self.url}/api/v1/models/{name}"
 
     def put(self, name: str, data: bytes, **headers: str) -> requests.Response:
         """Upload a model as a raw body."""
-        return requests.put(self.path(name), data=data, headers=headers, timeout=60)
+        return requests.put(self.path(name), data=data, headers=self.headers(**headers), timeout=60)
 
     def predict(self, name: str, values: object, **headers: str) -> requests.Response:
         """Predict by JSON."""
-        return requests.post(f"{self.path(name)}/prediction", json={"values": values}, headers=headers, timeout=60)
+        url, headers = f"{self.path(name)}/prediction", self.headers(**headers)
+        return requests.post(url, json={"values": values}, headers=headers, timeout=60)
 
     def names(self) -> list[str]:
         """The models there are."""
-        listed: list[str] = requests.get(f"{self.url}/api/v1/models", timeout=10).json()["model_list"]
+        listed: list[str] = requests.get(f"{self.url}/api/v1/models", headers=self.headers(), timeout=10).json()[
+            "model_list"
+        ]
         return listed
 
     def children(self, name: str) -> list[int]:

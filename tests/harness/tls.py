@@ -4,7 +4,7 @@ from pathlib import Path
 
 import trustme
 
-MODELHOST, INFERRER = "mlbuffet-modelhost", "mlbuffet-inferrer"
+MODELHOST, INFERRER, TRAINER = "mlbuffet-modelhost", "mlbuffet-inferrer", "mlbuffet-trainer"
 
 
 def write_certificate(folder: Path, authority: trustme.CA, name: str, *, trusted: trustme.CA | None = None) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from mlbuffet.certificates import read_context
 from mlbuffet.channel import HEADER, Kind
-from mlbuffet.endpoints import tls_context
 from tests.harness.onnx_models import constant
 from tests.harness.platform import ROOT, RunningPlatform, copy_samples, free_port, running_platform, wait_until
 from tests.harness.tls import INFERRER, MODELHOST, write_certificate
@@ -91,8 +91,7 @@ def test_the_right_certificates_serve_everything(secured: RunningPlatform) -> No
 def test_a_client_with_our_certificate_is_greeted_over_tls_1_3(
     secured: RunningPlatform, folders: dict[str, Path]
 ) -> None:
-    context = tls_context(folders["inferrer"], server=False)
-    assert context is not None
+    context = read_context(folders["inferrer"], server=False)
     with (
         socket.create_connection(("127.0.0.1", port_of(secured)), 5) as raw,
         context.wrap_socket(raw, server_hostname=MODELHOST) as sock,
@@ -108,9 +107,7 @@ def test_a_client_that_is_not_ours_is_told_nothing(
     if who == "nobody":
         context = ssl.create_default_context(cafile=folders["inferrer"] / "ca.pem")
     else:
-        made = tls_context(folders["foreign" if who == "foreign" else "inferrer"], server=False)
-        assert made is not None
-        context = made
+        context = read_context(folders["foreign" if who == "foreign" else "inferrer"], server=False)
     if who == "old":
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_connection(("127.0.0.1", port_of(secured)), 5) as raw:

@@ -34,6 +34,7 @@ def test_each_service_gets_its_settings(tmp_path: Path) -> None:
         "MODELHOST_CORES": "2",
     }
     assert settings["inferrer"] == {
+        "INFERRER_HOST": "127.0.0.1",
         "INFERRER_PORT": "9000",
         "INFERRER_GRPC_PORT": "8001",
         "INFERRER_WORKERS": "3",

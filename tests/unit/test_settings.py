@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferrer.settings import InferrerSettings, read_inferrer_settings
+from inferrer.settings import InferrerSettings, open_keys, read_inferrer_settings
 from mlbuffet.chassis.settings import SettingsError, read_settings
+from mlbuffet.keys import Wish
+from mlbuffet.keystore import KeyStore
 from modelhost.settings import ModelhostSettings, read_modelhost_settings
 
 
@@ -69,16 +71,19 @@ def test_a_modelhost_beyond_loopback_needs_tls(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match="MODELHOST_TLS_FOLDER"):
         read_modelhost_settings()
     monkeypatch.setenv("MODELHOST_TLS_FOLDER", "/run/tls")
-    assert read_modelhost_settings().channel == "tcp://0.0.0.0:9100"
+    assert read_modelhost_settings().channel == ("tcp://0.0.0.0:9100",)
     monkeypatch.setenv("MODELHOST_HOST", "0.0.0.0")  # noqa: S104 - that is refused
     with pytest.raises(SettingsError, match="MODELHOST_HOST"):
         read_modelhost_settings()
 
 
-def test_an_inferrer_without_keys_stays_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s05_an_inferrer_without_keys_stays_on_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("INFERRER_HOST", "0.0.0.0")  # noqa: S104 - that is refused
+    monkeypatch.setenv("INFERRER_REPOSITORY", str(tmp_path))
     with pytest.raises(SettingsError, match="INFERRER_HOST"):
-        read_inferrer_settings()
+        open_keys(read_inferrer_settings())
+    KeyStore(tmp_path).make(Wish("me", ["admin"]))
+    assert open_keys(read_inferrer_settings()).read()
 
 
 def test_the_budget_is_what_was_asked_for_or_a_share_of_the_machine() -> None:

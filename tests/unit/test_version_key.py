@@ -1,8 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlbuffet.manifest import Manifest, Signature
-from modelhost.inventory import read_key
+from mlbuffet.manifest import Manifest, Signature, read_key
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
 

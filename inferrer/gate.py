@@ -1,0 +1,194 @@
+"""The one gate in front of the lane, Flask and gRPC: who may ask for what, decided by the head of a request alone.
+
+What a path means is asked of the map that Flask routes by, so that no spelling of it can be decided on as one route and
+answered by another. What that scope is stands in `access`. Without keys, Host and Origin stand in for them.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import unquote, unquote_to_bytes
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, RequestRedirect
+
+from inferrer.access import ANY, METHODS, OPEN, changes, scope_of
+from inferrer.audit import Act, record
+from inferrer.clients import Proxies
+from inferrer.keyring import ANONYMOUS, Grant, KeyRing
+from inferrer.rates import WrongKeys
+from mlbuffet.chassis.hosts import HostPolicy
+from mlbuffet.chassis.request import Request
+from mlbuffet.errors import ForbiddenError, MLBuffetError, TooManyRequestsError, UnauthenticatedError
+
+RPC = "GRPC"  # where HTTP has a method
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_MOST_PLACES = 1024
+_AUTHORIZATION, _API_KEY, _FORWARDED = "authorization", "x-api-key", "x-forwarded-for"
+_AUDITED = frozenset({UnauthenticatedError.status, ForbiddenError.status})
+_UNAUTHENTICATED = "this takes an API key that counts: Authorization: Bearer <id>.<secret>, or X-Api-Key"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a method and a path lead to; no scope at all where nobody may go."""
+
+    method: str
+    route: str
+    model: str
+    scope: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as it is known without the key."""
+
+    peer: str
+    forwarded: str
+    request_id: str
+
+
+class Gate:
+    """The gate of one process."""
+
+    def __init__(self, ring: KeyRing, routes: Map, hosts: HostPolicy, proxies: Proxies) -> None:
+        self._ring = ring
+        self._routes = routes.bind("")
+        self._hosts = hosts
+        self._proxies = proxies
+        self._wrong = WrongKeys()
+        self._places: dict[tuple[bytes, bytes], Place] = {}
+
+    def fault(self, request: Request) -> MLBuffetError | None:
+        """Why a request may not pass; None when it may."""
+        if not self._ring.closed:
+            request.grant = self._ring.anybody
+            return self._hosts.fault(request)
+        fault = self._hosts.name_fault(request)
+        if fault is not None:
+            return fault
+        place = self._places.get((request.method, request.path)) or self._place(request.method, request.path)
+        fields = request.fields
+        authorization, api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
+        request.grant = grant = self._ring.find(authorization, api_key)
+        fault = _judged(grant, place.scope)
+        if fault is None:
+            return None
+        caller = Caller(request.peer, request.header(b"x-forwarded-for").decode("latin-1"), request.request_id)
+        return self._told(fault, grant, place, caller, sent=(authorization or api_key) is not None)
+
+    def again(self, request: Request) -> bool:
+        """Tell whether a request for the lane may pass whose head has passed; one that may not is looked at whole."""
+        grant: Grant | None = request.grant
+        return grant is not None and grant.again()
+
+    def rpc_fault(self, method: str, metadata: Metadata) -> MLBuffetError | None:
+        """Why a call of gRPC may not pass; None when it may."""
+        return _judged(self.rpc_grant(metadata), METHODS.get(method)) if self._ring.closed else None
+
+    def rpc_told(
+        self, fault: MLBuffetError, method: str, metadata: Metadata, peer: str, request_id: str
+    ) -> MLBuffetError:
+        """What a call of gRPC is told that may not pass."""
+        place = Place(RPC, method, "", METHODS.get(method))
+        sent = any(value is not None for value in _sent(metadata))
+        return self._told(fault, self.rpc_grant(metadata), place, _rpc_caller(metadata, peer, request_id), sent=sent)
+
+    def rpc_grant(self, metadata: Metadata) -> Grant | None:
+        """What the key in a call's metadata may do."""
+        return self._ring.find(*_sent(metadata)) if self._ring.closed else self._ring.anybody
+
+    def rpc_done(self, call: tuple[str, str, int], metadata: Metadata, peer: str, request_id: str) -> None:
+        """Record a call that changes something: its method, model and status."""
+        method, model, status = call
+        if changes(METHODS.get(method), RPC):
+            place = Place(RPC, method, model, None)
+            self._record(self.rpc_grant(metadata), place, _rpc_caller(metadata, peer, request_id), status)
+
+    def done(
+        self, grant: Grant | None, place: Place, caller: Caller, status: int, subject: Mapping[str, object]
+    ) -> None:
+        """Record a request of Flask that changes something: what it changed, and its status."""
+        if changes(scope_of(place.route, place.method), place.method):
+            self._record(grant, place, caller, status, subject)
+
+    def _told(
+        self, fault: MLBuffetError, grant: Grant | None, place: Place, caller: Caller, *, sent: bool
+    ) -> MLBuffetError:
+        """What is said of a fault; a client that sends many wrong keys is told to wait."""
+        if sent and fault.status == UnauthenticatedError.status:
+            wait_s = self._wrong.wait_s(self._client(caller), time.monotonic())
+            if wait_s:
+                return _too_many("too many wrong API keys came from this address", wait_s)
+        if fault.status in _AUDITED and changes(place.scope, place.method):
+            self._record(grant, place, caller, fault.status)
+        return fault
+
+    def _record(
+        self,
+        grant: Grant | None,
+        place: Place,
+        caller: Caller,
+        status: int,
+        subject: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        who = ANONYMOUS if grant is None else grant.who
+        act = Act(who, self._client(caller), place.method, place.route, place.model, caller.request_id)
+        record(act, status, subject)
+
+    def _client(self, caller: Caller) -> str:
+        return self._proxies.client(caller.peer, caller.forwarded)
+
+    def _place(self, method: bytes, path: bytes) -> Place:
+        """What Flask would make of this address."""
+        verb, text = method.decode("ascii"), unquote_to_bytes(path).decode("utf-8", "replace")
+        try:
+            rule, arguments = self._routes.match(text, verb, return_rule=True)
+        except (HTTPException, RequestRedirect):
+            place = Place(verb, "unknown", "", ANY)  # whoever has a key is told that there is nothing
+        else:
+            place = Place(verb, rule.rule, str(arguments.get("name", "")), scope_of(rule.rule, verb))
+        if len(self._places) >= _MOST_PLACES:
+            del self._places[next(iter(self._places))]
+        self._places[method, path] = place
+        return place
+
+
+def _judged(grant: Grant | None, scope: str | None) -> MLBuffetError | None:
+    """Why somebody may not go somewhere; counts those who may."""
+    if scope == OPEN:
+        return None
+    if grant is None:
+        return UnauthenticatedError(_UNAUTHENTICATED)
+    wait_s = grant.wait_s()
+    if wait_s:
+        return _too_many("this API key is over its rate", wait_s)
+    if scope is None:
+        return ForbiddenError("no API key may ask for this")
+    if scope == ANY or scope in grant.scopes:
+        return None
+    return ForbiddenError(f"this takes an API key with the scope {scope!r}")
+
+
+def _too_many(why: str, wait_s: float) -> TooManyRequestsError:
+    seconds = math.ceil(wait_s)
+    return TooManyRequestsError(f"{why}; try again in {seconds} s", seconds)
+
+
+def _sent(metadata: Metadata) -> tuple[bytes | None, bytes | None]:
+    """The two fields that may hold a key, each as HTTP has it where it comes twice."""
+    return _field(metadata, _AUTHORIZATION), _field(metadata, _API_KEY)
+
+
+def _field(metadata: Metadata, name: str) -> bytes | None:
+    values = [value.encode() if isinstance(value, str) else value for key, value in metadata if key == name]
+    return b",".join(values) if values else None
+
+
+def _rpc_caller(metadata: Metadata, peer: str, request_id: str) -> Caller:
+    """Who calls; gRPC writes a peer as ipv4:127.0.0.1:4711 or ipv6:%5B::1%5D:4711."""
+    address = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+    return Caller(address, (_field(metadata, _FORWARDED) or b"").decode("latin-1"), request_id)

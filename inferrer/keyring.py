@@ -1,0 +1,181 @@
+"""The keys that count now, in one inferrer process. It follows the file, so that no restart is needed.
+
+The file is looked at once a second, and whenever a key comes that is not known: a new key counts at once, a revoked one
+a second later at most. Once there is a file, nobody passes without a key any more, whatever becomes of the file.
+"""
+
+import logging
+import threading
+import time
+
+from inferrer.rates import SHARED, Rate
+from inferrer.storage import storage_errors
+from mlbuffet.errors import StorageUnavailableError
+from mlbuffet.keys import SCOPES, Key, Wish, find_key, sent_key
+from mlbuffet.keystore import Keys, KeyStore, KeyStoreError
+
+log = logging.getLogger(__name__)
+
+ANONYMOUS = "anonymous"
+_MOST_SENT = 1024
+_NEVER = float("inf")
+
+Sent = tuple[bytes | None, bytes | None]  # the values of Authorization and X-Api-Key
+
+
+class Grant:
+    """What one key may do, as long as it counts."""
+
+    __slots__ = ("_rate", "ends_at", "scopes", "who")
+
+    def __init__(self, who: str, scopes: frozenset[str], ends_at: float = _NEVER, rate: Rate | None = None) -> None:
+        self.who = who
+        self.scopes = scopes
+        self.ends_at = ends_at
+        self._rate = rate
+
+    def counts(self) -> bool:
+        """Tell whether the key is neither revoked nor expired."""
+        return self.ends_at > time.time()
+
+    def wait_s(self) -> float:
+        """Count a request; how long it is too early, 0 where it may pass."""
+        return 0.0 if self._rate is None else self._rate.wait_s(time.monotonic())
+
+    def again(self) -> bool:
+        """Count a request whose like has passed; tell whether it may too."""
+        return self.ends_at > time.time() and (self._rate is None or not self._rate.wait_s(time.monotonic()))
+
+
+class KeyRing:
+    """Finds the key that a request carries. Safe to use from several threads.
+
+    Raises:
+        KeyStoreError: there are keys, but they cannot be read.
+    """
+
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._signature: tuple[int, ...] | None = None
+        self._refused: tuple[int, ...] | str | None = None  # a state of the file that was no good
+        self._keys: Keys = {}
+        self._grants: dict[str, Grant] = {}
+        self._sent: dict[Sent, Grant] = {}
+        self.closed = False
+        self.anybody = Grant(ANONYMOUS, frozenset(SCOPES))  # as long as there are no keys
+        self._follow()
+
+    def find(self, authorization: bytes | None, api_key: bytes | None) -> Grant | None:
+        """What the key in these header fields may do; None where there is none that counts."""
+        sent = authorization, api_key
+        grant = self._sent.get(sent)
+        if grant is not None and grant.counts():
+            return grant
+        text = sent_key(authorization, api_key)
+        if text is None:
+            return None
+        for _ in range(2):  # another thread may have replaced the grants in between
+            grant = self._verified(text)
+            if grant is None:
+                return None
+            if grant.counts():
+                if len(self._sent) >= _MOST_SENT:
+                    self._sent.pop(next(iter(self._sent), sent), None)
+                self._sent[sent] = grant
+                return grant
+        return None
+
+    def _verified(self, text: bytes) -> Grant | None:
+        """Check a key that was not seen before; it may be newer than what was read."""
+        keys, grants = self._keys, self._grants
+        key = find_key(keys, text, self._store.hashing_key())
+        if key is None:
+            self.refresh()
+            if self._keys is keys:
+                return None
+            grants = self._grants
+            key = find_key(self._keys, text, self._store.hashing_key())
+        return None if key is None else grants.get(key.id)
+
+    def all(self) -> list[Key]:
+        """Every key, the oldest first."""
+        self.refresh()
+        return list(self._keys.values())
+
+    def make(self, wish: Wish) -> tuple[Key, str]:
+        """Make a key; returns what is kept of it, and the key itself.
+
+        Raises:
+            UnprocessableError, ConflictError, StorageUnavailableError, StorageFullError: it cannot be made.
+        """
+        try:
+            with storage_errors():
+                return self._store.make(wish)
+        except KeyStoreError as error:
+            raise _unreadable(error) from error
+        finally:
+            self.refresh()
+
+    def revoke(self, key_id: str) -> None:
+        """Let a key count no longer.
+
+        Raises:
+            NotFoundError, ConflictError, StorageUnavailableError, StorageFullError: it cannot be revoked.
+        """
+        try:
+            with storage_errors():
+                self._store.revoke(key_id)
+        except KeyStoreError as error:
+            raise _unreadable(error) from error
+        finally:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Follow the file. Where it is no good the last good keys hold, and the log says so, once."""
+        with self._lock:
+            try:
+                self._follow()
+            except (KeyStoreError, OSError) as error:
+                state = self._state()
+                if state != self._refused:
+                    self._refused = state
+                    log.error("keys not read", extra={"why": str(error), "hold": len(self._keys)})  # noqa: TRY400 - no bug
+
+    def _state(self) -> tuple[int, ...] | str | None:
+        try:
+            return self._store.signature() or "gone"
+        except OSError as error:
+            return str(error)
+
+    def _follow(self) -> None:
+        """Read the keys if the file is another one than before.
+
+        Raises:
+            KeyStoreError, OSError: that cannot be done.
+        """
+        signature = self._store.signature()
+        if signature == self._signature or (signature is not None and signature == self._refused):
+            return
+        keys = self._store.read()
+        if keys is None:
+            msg = "the file of keys is gone"
+            raise KeyStoreError(msg)
+        before, self._grants = self._grants, {key.id: _grant(key, slot) for slot, key in enumerate(keys.values())}
+        self._keys, self._signature, self._refused = keys, signature, None
+        self._sent.clear()
+        self.closed = True
+        # Whoever holds one of these asks anew, and gets the present one.
+        for grant in (self.anybody, *before.values()):
+            grant.ends_at = 0.0
+        log.info("keys read", extra={"keys": len(keys)})
+
+
+def _grant(key: Key, slot: int) -> Grant:
+    """What a key may do; every process counts its requests in the same slot."""
+    return Grant(key.id, key.allowed, key.ends_at, Rate(key.rate, SHARED, slot) if key.rate else None)
+
+
+def _unreadable(error: KeyStoreError) -> StorageUnavailableError:
+    log.error("keys not changed", extra={"why": str(error)})
+    return StorageUnavailableError("the keys cannot be read now; nothing was changed")

@@ -1,0 +1,431 @@
+"""API keys by themselves: what one is, how it is kept, found, followed and limited."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferrer.clients import Proxies
+from inferrer.keyring import KeyRing
+from inferrer.rates import Rate, WrongKeys
+from mlbuffet.errors import ConflictError, NotFoundError, StorageUnavailableError, UnprocessableError
+from mlbuffet.keys import (
+    SCOPES,
+    Key,
+    Wish,
+    find_key,
+    is_locked_out,
+    new_key,
+    read_hashing_key,
+    read_keys,
+    sent_key,
+    write_keys,
+)
+from mlbuffet.keystore import KeyStore, KeyStoreError
+
+HASHING = bytes(range(32))
+NOW = datetime(2027, 1, 31, 12, tzinfo=UTC)
+KEY, TEXT = new_key(Wish("me", ["admin"]), HASHING, NOW)
+RAW = TEXT.encode()
+
+
+def bearer(text: str) -> tuple[bytes, None]:
+    return f"Bearer {text}".encode(), None
+
+
+# What a key is ------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_an_id_and_256_random_bits() -> None:
+    number, _, secret = TEXT.partition(".")
+    assert number == KEY.id
+    assert len(secret) == 43
+    assert len({new_key(Wish("me", ["admin"]), HASHING, NOW)[1] for _ in range(50)}) == 50
+
+
+def test_s08_what_is_kept_and_shown_holds_no_secret() -> None:
+    secret = TEXT.partition(".")[2]
+    assert secret not in write_keys([KEY], HASHING).decode() + repr(KEY) + json.dumps(KEY.shown())
+    assert KEY.hash not in repr(KEY) + json.dumps(KEY.shown())
+
+
+def test_scopes_imply_what_people_expect() -> None:
+    def allowed(*scopes: str) -> set[str]:
+        return set(new_key(Wish("me", scopes), HASHING, NOW)[0].allowed)
+
+    assert allowed("admin") == set(SCOPES)
+    assert allowed("models:write") == {"models:write", "models:read"}
+    for scope in ("predict", "models:read", "train"):
+        assert allowed(scope) == {scope}
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"name": ""},
+        {"name": "x" * 101},
+        {"name": "a\nb"},
+        {"name": "\x00"},
+        {"name": 1},
+        {"scopes": []},
+        {"scopes": ["root"]},
+        {"scopes": "admin"},
+        {"scopes": ["admin", "admin"]},
+        {"scopes": [["admin"]]},
+        {"scopes": None},
+        {"rate": 0},
+        {"rate": -1},
+        {"rate": True},
+        {"rate": "1"},
+        {"rate": float("nan")},
+        {"rate": 1e7},
+        {"expires": "tomorrow"},
+        {"expires": "2027-02-01T00:00:00"},
+        {"expires": 1},
+        {"expires": "9999-12-31T23:59:59-23:00"},
+    ],
+)
+def test_what_no_key_can_be(wish: dict[str, Any]) -> None:
+    with pytest.raises(UnprocessableError):
+        Wish(**{"name": "me", "scopes": ["predict"]} | wish)
+
+
+def test_s12_a_name_like_an_address_is_text() -> None:
+    assert new_key(Wish("http://169.254.169.254/", ["predict"]), HASHING, NOW)[0].name == "http://169.254.169.254/"
+
+
+@pytest.mark.parametrize("expires", ["2027-01-31T12:00:00Z", "2027-01-31T13:00:00+01:00", "1970-01-01T00:00:00Z"])
+def test_a_key_that_has_expired_is_not_made(expires: str) -> None:
+    with pytest.raises(UnprocessableError, match="future"):
+        new_key(Wish("me", ["predict"], expires), HASHING, NOW)
+
+
+def test_s02_a_key_ends_at_the_very_moment() -> None:
+    key, _ = new_key(Wish("me", ["predict"], "2027-01-31T14:00:00+01:00"), HASHING, NOW)
+    assert key.expires == "2027-01-31T13:00:00Z"
+    assert key.ends_at == NOW.timestamp() + 3600
+
+
+# Found or not -------------------------------------------------------------------------------------------------------
+
+
+def test_s02_only_the_very_bytes_are_the_key() -> None:
+    keys = {KEY.id: KEY}
+    assert find_key(keys, RAW, HASHING) is KEY
+    flipped = [bytes((*RAW[:at], RAW[at] ^ 1 << bit, *RAW[at + 1 :])) for at in range(len(RAW)) for bit in range(8)]
+    others = [
+        b"",
+        RAW[:-1],
+        RAW + b"A",
+        RAW + b"\n",
+        RAW.upper(),
+        b" " + RAW,
+        RAW * 200,
+        b"\xff" * 56,
+        KEY.hash.encode(),
+    ]
+    for wrong in flipped + others:
+        assert find_key(keys, wrong, HASHING) is None
+    assert find_key({}, RAW, HASHING) is None
+    assert find_key(keys, RAW, bytes(32)) is None
+
+
+@given(st.binary(max_size=200))
+def test_s02_whatever_is_sent_is_no_key(sent: bytes) -> None:
+    assert find_key({KEY.id: KEY}, sent, HASHING) is None
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "found"),
+    [
+        (b"Bearer " + RAW, None, True),
+        (b"bearer   " + RAW, None, True),
+        (b"BEARER " + RAW, RAW, True),
+        (None, RAW, True),
+        (b"Bearer " + RAW, b"other", False),
+        (b"Bearer other", RAW, False),
+        (b"", RAW, False),
+        (b"Basic " + RAW, RAW, False),
+        (b"Basic " + RAW, None, False),
+        (RAW, None, False),
+        (b"Bearer", None, False),
+        (b"Bearer\t" + RAW, None, False),
+        (b"Bearer " + RAW + b",Bearer " + RAW, None, False),
+        (b"Bearer " + RAW + b" " + RAW, None, False),
+        (None, RAW + b"," + RAW, False),
+        (None, None, False),
+    ],
+)
+def test_where_a_key_is_looked_for(authorization: bytes | None, api_key: bytes | None, *, found: bool) -> None:
+    text = sent_key(authorization, api_key)
+    assert (text is not None and find_key({KEY.id: KEY}, text, HASHING) is KEY) is found
+
+
+def test_s06_a_nearly_right_key_takes_as_long_as_a_wrong_one() -> None:
+    """Row S06 at a hundredth of its size: the medians of the better halves of many rounds, taken in turn."""
+    keys = {KEY.id: KEY}
+    near, far = RAW[:-1] + b"_", RAW[:13] + b"_" * 43
+    unknown = b"0" * 12 + RAW[12:]
+    times: dict[bytes, list[int]] = {near: [], far: [], unknown: []}
+    for _ in range(1000):
+        for text, taken in times.items():
+            began = time.perf_counter_ns()
+            find_key(keys, text, HASHING)
+            taken.append(time.perf_counter_ns() - began)
+    best = {text: sorted(taken)[: len(taken) // 2] for text, taken in times.items()}
+    medians = [statistics.median(taken) for taken in best.values()]
+    assert max(medians) - min(medians) < 0.25 * min(medians), medians
+
+
+# The file -----------------------------------------------------------------------------------------------------------
+
+
+def damaged() -> list[bytes]:
+    whole = json.loads(write_keys([KEY], HASHING))
+    row = whole["keys"][0]
+    rows: list[Any] = [
+        [row, row],
+        [row | {"more": 1}],
+        [{name: value for name, value in row.items() if name != "hash"}],
+        [row | {"hash": "zz"}],
+        [row | {"hash": "ab"}],
+        [row | {"scopes": ["root"]}],
+        [row | {"expires": "never"}],
+        [row | {"rate": "fast"}],
+        [1],
+        {},
+        None,
+    ]
+    data = [json.dumps(whole | {"keys": item}).encode() for item in rows if item != {}]
+    return [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, *data, json.dumps(whole | {"hashed_with": ""}).encode()]
+
+
+@pytest.mark.parametrize("data", damaged())
+def test_a_damaged_file_is_refused_whole(data: bytes) -> None:
+    with pytest.raises(ValueError, match="file of keys"):
+        read_keys(data, HASHING)
+
+
+def test_a_file_is_read_as_it_was_written() -> None:
+    other, _ = new_key(Wish("é ☃", ["predict", "train"], "2030-01-01T00:00:00Z", 2.5), HASHING, NOW)
+    assert list(read_keys(write_keys([KEY, other], HASHING), HASHING).values()) == [KEY, other]
+    with pytest.raises(ValueError, match="another hashing key"):
+        read_keys(write_keys([KEY], HASHING), bytes(32))
+
+
+@pytest.mark.parametrize("text", ["", "ab", "g" * 64, "a" * 65])
+def test_a_hashing_key_that_is_none_is_not_repeated(text: str) -> None:
+    with pytest.raises(ValueError, match=r"64 hexadecimal digits$"):
+        read_hashing_key(text)
+
+
+def test_the_store_makes_and_revokes_keys_that_only_the_owner_reads(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    assert store.read() is None
+    with pytest.raises(ConflictError, match="admin"):
+        store.make(Wish("first", ["predict"]))
+    assert store.read() is None
+    first, text = store.make(Wish("first", ["admin"]))
+    second, _ = store.make(Wish("second", ["predict"]))
+    assert list(KeyStore(tmp_path).read() or ()) == [first.id, second.id]
+    assert find_key(store.read() or {}, text.encode(), store.hashing_key()) == first
+    private = [path for path in (tmp_path / ".mlbuffet").iterdir() if path.stat().st_mode & 0o077]
+    assert private == []
+    with pytest.raises(NotFoundError):
+        store.revoke("nobody")
+    with pytest.raises(ConflictError, match="admin"):
+        store.revoke(first.id)
+    store.revoke(second.id)
+    assert list(store.read() or ()) == [first.id]
+
+
+def test_an_admin_key_that_has_ended_does_not_save_from_being_locked_out() -> None:
+    ends, _ = new_key(Wish("ends", ["admin"], "2027-02-01T00:00:00Z"), HASHING, NOW)
+    other, _ = new_key(Wish("other", ["models:write", "train"]), HASHING, NOW)
+    assert not is_locked_out([other, ends], ends.ends_at - 1)
+    assert is_locked_out([other, ends], ends.ends_at)
+    assert not is_locked_out([other, ends, KEY], ends.ends_at)
+
+
+def test_keys_given_from_outside_begin_a_repository_once(tmp_path: Path) -> None:
+    first = tmp_path / "first.json"
+    first.write_bytes(write_keys([KEY], HASHING))
+    store = KeyStore(tmp_path / "repository", HASHING.hex())
+    store.begin_with(first)
+    assert store.read() == {KEY.id: KEY}
+    made, _ = store.make(Wish("second", ["predict"]))
+    store.begin_with(first)
+    assert list(store.read() or ()) == [KEY.id, made.id]
+    assert not (tmp_path / "repository/.mlbuffet/key_hash").exists()
+    with pytest.raises(KeyStoreError, match="another hashing key"):
+        KeyStore(tmp_path / "other", "0" * 64).begin_with(first)
+    with pytest.raises(KeyStoreError, match="64 hexadecimal digits"):
+        KeyStore(tmp_path, "secret")
+
+
+# The ring -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_ring_is_open_until_there_is_a_key_and_never_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = KeyStore(tmp_path)
+    ring = KeyRing(store)
+    anybody = ring.anybody
+    assert not ring.closed
+    assert anybody.again()
+    _, text = ring.make(Wish("me", ["admin"]))
+    assert ring.closed
+    assert not anybody.again()
+    store.path.unlink()
+    ring.refresh()
+    ring.refresh()
+    assert ring.closed
+    assert ring.find(*bearer(text)) is not None
+    assert [record.__dict__["why"] for record in caplog.records if record.message == "keys not read"] == [
+        "the file of keys is gone"
+    ]
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"{"), lambda path: path.unlink()])
+def test_the_last_good_keys_hold(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    ring = KeyRing(KeyStore(tmp_path))
+    _, text = ring.make(Wish("me", ["admin"]))
+    good = ring._store.path.read_bytes()
+    spoil(ring._store.path)
+    ring.refresh()
+    assert ring.find(*bearer(text)) is not None
+    assert ring.find(*bearer(text[:-1])) is None
+    if ring._store.path.exists():
+        with pytest.raises(StorageUnavailableError):
+            ring.make(Wish("other", ["admin"]))
+        with pytest.raises(KeyStoreError):
+            KeyRing(KeyStore(tmp_path))
+    ring._store.path.write_bytes(good)
+    ring.refresh()
+    assert ring.find(*bearer(text)) is not None
+
+
+def test_another_process_new_key_counts_at_once_and_its_revoked_one_after_a_look(tmp_path: Path) -> None:
+    ours, theirs = KeyRing(KeyStore(tmp_path)), KeyRing(KeyStore(tmp_path))
+    ours.make(Wish("me", ["admin"]))
+    theirs.refresh()
+    key, text = ours.make(Wish("you", ["predict"]))
+    grant = theirs.find(*bearer(text))
+    assert grant is not None
+    assert grant.again()
+    ours.revoke(key.id)
+    theirs.refresh()
+    assert not grant.again()
+    assert theirs.find(*bearer(text)) is None
+
+
+def test_s02_an_expired_key_counts_no_longer_wherever_it_is_known(tmp_path: Path) -> None:
+    ring = KeyRing(KeyStore(tmp_path))
+    _, text = ring.make(Wish("me", ["admin"], (datetime.now(UTC) + timedelta(days=1)).isoformat()))
+    grant = ring.find(*bearer(text))
+    assert grant is not None
+    grant.ends_at = time.time()
+    assert not grant.again()
+    assert ring.find(*bearer(text)) is None
+
+
+def test_what_is_remembered_of_sent_keys_is_bounded_and_right(tmp_path: Path) -> None:
+    ring = KeyRing(KeyStore(tmp_path))
+    _, text = ring.make(Wish("me", ["admin"]))
+    for spaces in range(1, 3000):
+        assert ring.find(b"Bearer " + b" " * spaces + text.encode(), None) is not None
+        assert ring.find(b"Bearer " + b"x" * spaces, None) is None
+    assert len(ring._sent) <= 1024
+
+
+def test_a_file_that_is_unreadable_for_a_while_is_read_when_it_can_be(tmp_path: Path) -> None:
+    ring = KeyRing(KeyStore(tmp_path))
+    ring.make(Wish("me", ["admin"]))
+    path = ring._store.path
+    data = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    ring.refresh()
+    path.rmdir()
+    path.write_bytes(data.replace(b'"me"', b'"us"'))
+    assert [key.name for key in ring.all()] == ["us"]
+
+
+# Limits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_second", [0.5, 1, 2.5, 10, 1000])
+def test_a_rate_lets_one_second_pass_at_once_and_then_that_many(per_second: float) -> None:
+    rate = Rate(per_second, [0.0], 0)
+    now = 1000.0
+    at_once = sum(not rate.wait_s(now) for _ in range(5000))
+    assert at_once == max(int(per_second), 1)
+    wait_s = rate.wait_s(now)
+    assert 0 < wait_s <= 1 / per_second + 1e-6
+    assert rate.wait_s(now + wait_s + 1e-6) == 0
+    steps = [now + 10 + step / 10_000 for step in range(100_000)]
+    passed = sum(not rate.wait_s(step) for step in steps)
+    assert passed == pytest.approx(11 * per_second, rel=0.1, abs=1.5)
+
+
+def test_what_another_key_left_in_a_slot_does_no_harm() -> None:
+    assert Rate(10, [1e9], 0).wait_s(1000.0) == 0
+
+
+def test_s07_only_the_client_that_is_wrong_has_to_wait() -> None:
+    wrong = WrongKeys(most=20, window_s=60)
+    told = [wrong.wait_s("10.0.0.1", 100.0 + number / 100) for number in range(1000)]
+    assert told[:20] == [0.0] * 20
+    assert all(told[20:])
+    assert wrong.wait_s("10.0.0.2", 105.0) == 0
+    assert wrong.wait_s("10.0.0.1", 161.0) == 0
+    assert wrong.wait_s("2001:db8::1%eth0", 1.0) == wrong.wait_s("2001:db8::2", 1.0) == 0
+    assert len(wrong._counts) == 3
+
+
+def test_s07_what_is_known_of_clients_is_bounded() -> None:
+    wrong = WrongKeys(clients=100)
+    for number in range(10_000):
+        wrong.wait_s(f"10.0.{number // 256}.{number % 256}", float(number))
+    assert len(wrong._counts) == 100
+
+
+TRUSTED = Proxies(["10.0.13.0/24", "::1"])
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
+        ("10.0.13.5", "198.51.100.7", "198.51.100.7"),
+        ("10.0.13.5", "evil, 198.51.100.7", "198.51.100.7"),
+        ("10.0.13.5", "203.0.113.9, 198.51.100.7, 10.0.13.6", "198.51.100.7"),
+        ("10.0.13.5", "10.0.13.7,10.0.13.6", "10.0.13.7"),
+        ("10.0.13.5", "", "10.0.13.5"),
+        ("10.0.13.5", "nonsense", "10.0.13.5"),
+        ("10.0.13.5", "[2001:db8::1]", "2001:db8::1"),
+        ("::ffff:10.0.13.5", "198.51.100.7", "198.51.100.7"),
+        ("::ffff:192.0.2.1", "198.51.100.7", "192.0.2.1"),
+        ("::1", "198.51.100.7", "198.51.100.7"),
+        ("", "198.51.100.7", ""),
+    ],
+)
+def test_whose_word_is_taken_for_the_client(peer: str, forwarded: str, client: str) -> None:
+    assert TRUSTED.client(peer, forwarded) == client
+    assert Proxies().client(peer, forwarded) == peer.removeprefix("::ffff:")
+
+
+def test_what_is_no_network_cannot_be_trusted() -> None:
+    for text in ("proxy.example", "10.0.13.1/24", "10.0.13.0/33"):
+        with pytest.raises(ValueError, match=r"does not appear|has host bits"):
+            Proxies([text])
+
+
+def test_keys_compare_by_what_is_kept() -> None:
+    assert Key(**{**KEY.shown(), "hash": KEY.hash}) == KEY
