@@ -6,8 +6,8 @@ from typing import Self
 
 import requests
 import trustme
-from mlbuffet.keys import ADMIN, READ, Wish, new_key, write_keys
 
+from mlbuffet.keys import ADMIN, READ, Wish, new_key, write_keys
 from tests.harness.platform import ROOT, wait_until
 from tests.harness.swarm import Lab, Node, run
 
@@ -81,6 +81,12 @@ class Stack:
         """Tell whether all of these containers of the first node are healthy."""
         states = self.lab.first.docker("inspect", "--format={{.State.Health.Status}}", *containers).split()
         return set(states) == {"healthy"}
+
+    def modelhosts(self) -> set[str]:
+        """The modelhosts that have answered one of many questions."""
+        url = f"{self.url}/api/test/sendtomodelhost"
+        served = requests.post(url, json={"data": list(range(64))}, headers=self.headers, timeout=10).json()["served"]
+        return {item["modelhost"] for item in served}
 
     def put(self, name: str, data: bytes) -> requests.Response:
         """Upload a model."""

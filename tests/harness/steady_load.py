@@ -1,6 +1,7 @@
 """Predictions at a steady rate over keep-alive connections, by clients that never try again, in a process of its own.
 
-`with SteadyLoad(order) as load: …`, then `load.result` says what became of each request.
+`with SteadyLoad(order) as load: …`, then `load.result` says what became of each request. The load goes on until the
+block has ended and as many were answered as were wanted.
 """
 
 import asyncio
@@ -17,11 +18,12 @@ import uvloop
 from tests.harness.platform import ROOT
 
 _ANSWER_S = 60.0
+_WHOLE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to send where: `rate` requests a second in all; `headers` are whole lines."""
+    """What to send where: `rate` requests a second in all, until `least` are answered; `headers` are whole lines."""
 
     host: str
     port: int
@@ -30,14 +32,16 @@ class Order:
     rate: float
     headers: tuple[str, ...] = ()
     clients: int = 64
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How many were answered 200, what else happened how often, and how long answers took at the most and mostly."""
+    """How many were answered 200, what else happened how often and in which span, and how long answers took."""
 
     answered: int
     failures: dict[str, int]
+    failing_s: float
     seconds: float
     p50_s: float
     p99_s: float
@@ -46,7 +50,8 @@ class Result:
     def __str__(self) -> str:
         rate = self.answered / self.seconds
         times = f"p50 {self.p50_s * 1e3:.1f}, p99 {self.p99_s * 1e3:.1f}, longest {self.longest_s * 1e3:.0f} ms"
-        return f"{self.answered:,} answered in {self.seconds:.0f} s ({rate:,.0f}/s), {self.failures or 'none'} failed; {times}"
+        failed = f"{sum(self.failures.values())} failed"
+        return f"{self.answered:,} answered in {self.seconds:.0f} s ({rate:,.0f}/s), {failed}; {times}"
 
 
 class SteadyLoad:
@@ -54,7 +59,7 @@ class SteadyLoad:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self.result = Result(0, {}, 0, 0, 0, 0)
+        self.result = Result(0, {}, 0, 0, 0, 0, 0)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -66,7 +71,7 @@ class SteadyLoad:
 
     def __exit__(self, *_: object) -> None:
         """Let every request that was begun end, and read the result."""
-        printed, _ = self._process.communicate(timeout=2 * _ANSWER_S)
+        printed, _ = self._process.communicate(timeout=_WHOLE_S)
         assert self._process.returncode == 0, "the load failed; its traceback is on standard error"
         self.result = Result(**json.loads(printed))
 
@@ -87,6 +92,7 @@ class _Clients:
         self._order = order
         self._took: list[float] = []
         self._failures: Counter[str] = Counter()
+        self._failed_at: list[float] = []
         self._running = True
 
     async def run(self) -> Result:
@@ -98,7 +104,8 @@ class _Clients:
         await asyncio.gather(*clients)
         took = sorted(self._took) or [0.0]
         shares = (took[len(took) // 2], took[len(took) * 99 // 100], took[-1])
-        return Result(len(self._took), dict(self._failures), time.monotonic() - began, *shares)
+        failing_s = self._failed_at[-1] - self._failed_at[0] if self._failed_at else 0.0
+        return Result(len(self._took), dict(self._failures), failing_s, time.monotonic() - began, *shares)
 
     async def _client(self, number: int) -> None:
         """One client: sends at its moments, or as soon as it has its answer when it is behind."""
@@ -106,7 +113,7 @@ class _Clients:
         period_s = self._order.clients / self._order.rate
         due = loop.time() + period_s * number / self._order.clients
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        while self._running:
+        while self._running or len(self._took) < self._order.least:
             await asyncio.sleep(max(due - loop.time(), 0))
             due = max(due + period_s, loop.time())
             try:
@@ -116,6 +123,7 @@ class _Clients:
                     streams = await self._ask(*streams)
                     self._took.append(loop.time() - began)
             except (OSError, EOFError, ValueError) as error:
+                self._failed_at.append(time.monotonic())
                 self._failures[f"{type(error).__name__}: {error}"[:200]] += 1
                 streams = None
         if streams:
