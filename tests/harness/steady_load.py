@@ -124,7 +124,7 @@ class _Clients:
                     self._took.append(loop.time() - began)
             except (OSError, EOFError, ValueError) as error:
                 self._failed_at.append(time.monotonic())
-                self._failures[f"{type(error).__name__}: {error}"[:200]] += 1
+                self._failures[f"{type(error).__name__}: {error}"[:400]] += 1
                 streams = None
         if streams:
             streams[1].close()
