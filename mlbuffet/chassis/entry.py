@@ -34,7 +34,7 @@ def fault(status: Mapping[str, str]) -> str:
 
 def main() -> None:
     """Become the program, or run the module, that the arguments name."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # an exception could be lost in the midst of an import
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     reason = fault({name: value.strip() for name, _, value in (line.partition(":") for line in lines)})
