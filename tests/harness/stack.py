@@ -85,8 +85,8 @@ class Stack:
     def modelhosts(self) -> set[str]:
         """The modelhosts that have answered one of many questions."""
         url = f"{self.url}/api/test/sendtomodelhost"
-        served = requests.post(url, json={"data": list(range(64))}, headers=self.headers, timeout=10).json()["served"]
-        return {item["modelhost"] for item in served}
+        answered = requests.post(url, json={"data": list(range(64))}, headers=self.headers, timeout=10)
+        return {item["modelhost"] for item in answered.json().get("served", [])}
 
     def put(self, name: str, data: bytes) -> requests.Response:
         """Upload a model."""

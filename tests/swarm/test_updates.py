@@ -106,14 +106,16 @@ def test_the_second_node_may_lose_its_power(stack: Stack) -> None:
     lab = stack.lab
     whole(stack)
     before = requests.get(f"{stack.url}/api/v1/models", headers=stack.headers, timeout=10).json()["model_list"]
-    with load(stack) as running:
-        lab.link("down")
-        lab.second.kill()
-        wait_until(lambda: len(stack.modelhosts()) == 2, 30, "the first node's modelhosts alone")
+    try:
+        with load(stack) as running:
+            lab.link("down")
+            lab.second.kill()
+            wait_until(lambda: len(stack.modelhosts()) == 2, 30, "the first node's modelhosts alone")
+    finally:
+        lab.link("up")
+        lab.second.start()
     print(f"second node lost: {running.result}; failing for {running.result.failing_s:.1f} s")  # noqa: T201 - a figure
     assert running.result.failing_s <= 10
-    lab.link("up")
-    lab.second.start()
     whole(stack)
     assert before == requests.get(f"{stack.url}/api/v1/models", headers=stack.headers, timeout=10).json()["model_list"]
 
