@@ -70,6 +70,7 @@ bench: $(VENV)/dev ## Measure predictions beside the peers (needs wrk)
 soak: $(VENV)/dev ## Run the long soak, then every test at its full size (hours)
 	$(BIN)/python -m benchmarks.soak
 	MLBUFFET_SOAK=1 $(BIN)/python -m pytest
+	MLBUFFET_SOAK=1 $(BIN)/python -m pytest tests/swarm
 
 lock: | $(VENV)/python ## Write the locks anew from pyproject.toml, and those of the clients in the tests
 	$(BIN)/pip install --quiet uv

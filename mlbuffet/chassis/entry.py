@@ -3,10 +3,17 @@
 A stack file cannot ask for `no_new_privs`: Swarm leaves out `security_opt`. So this process asks the kernel itself,
 looks at what it may do, and becomes the service. That is then the container's first process: it gets the signals, and
 reaps what is left to it. This file stands alone, so that images have it that have nothing else of ours.
+
+A first process for which nobody has said what SIGTERM does does not get it at all, and a Python program needs seconds
+on a busy machine until it has: a task that is stopped meanwhile would live until it is killed, and take requests. So a
+module is run in this process (`-m inferrer`), which ends at once until the module has said otherwise; another program
+is executed in its place.
 """
 
 import ctypes
 import os
+import runpy
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +33,17 @@ def fault(status: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    """Become the program that the arguments name."""
+    """Become the program, or run the module, that the arguments name."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # an exception could be lost in the midst of an import
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     reason = fault({name: value.strip() for name, _, value in (line.partition(":") for line in lines)})
     if reason:
         sys.exit(f"not started: {reason}")
+    if sys.argv[1] == "-m":
+        del sys.argv[:2]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - the image's own command
 
 

@@ -36,7 +36,12 @@ class Stack:
     @property
     def secret_texts(self) -> list[str]:
         """What must be nowhere but in secrets: in each a piece that is nobody else's."""
-        texts = [self.key.partition(".")[2], self._secrets["metrics_key"], self.metrics_user[1], self._secrets["key_hash"]]
+        texts = [
+            self.key.partition(".")[2],
+            self._secrets["metrics_key"],
+            self.metrics_user[1],
+            self._secrets["key_hash"],
+        ]
         return texts + [self._secrets[name].splitlines()[1] for name in ("inferrer_key", "modelhost_key")]
 
     def __enter__(self) -> Self:
@@ -76,6 +81,12 @@ class Stack:
         """Tell whether all of these containers of the first node are healthy."""
         states = self.lab.first.docker("inspect", "--format={{.State.Health.Status}}", *containers).split()
         return set(states) == {"healthy"}
+
+    def modelhosts(self) -> set[str]:
+        """The modelhosts that have answered one of many questions."""
+        url = f"{self.url}/api/test/sendtomodelhost"
+        answered = requests.post(url, json={"data": list(range(64))}, headers=self.headers, timeout=10)
+        return {item["modelhost"] for item in answered.json().get("served", [])}
 
     def put(self, name: str, data: bytes) -> requests.Response:
         """Upload a model."""

@@ -5,6 +5,7 @@ of its own, joined by a pair of virtual links. All of it lies in one folder and 
 MLBUFFET_LAB_KEEP=1: then the next run finds it there. The kernel may lack IPVS: so no virtual IPs and no ingress mesh.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -46,7 +47,7 @@ def run(*command: str | Path, timeout_s: float = 120, **options: Any) -> str:  #
     """Run a program; returns what it printed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    return str(done.stdout)
 
 
 class Node:
@@ -82,7 +83,9 @@ class Node:
 
     def containers(self, service: str = "") -> list[str]:
         """The running containers of the stack, or of one service in it."""
-        label = f"com.docker.swarm.service.name=mlbuffet_{service}" if service else "com.docker.stack.namespace=mlbuffet"
+        label = (
+            f"com.docker.swarm.service.name=mlbuffet_{service}" if service else "com.docker.stack.namespace=mlbuffet"
+        )
         return self.docker("ps", "--quiet", "--filter", f"label={label}").split()
 
     def logs(self, container: str) -> str:
@@ -105,7 +108,7 @@ class Node:
         command += [f"--pidfile={self.folder}/pid", f"--host=unix://{self.folder}/docker.sock"]
         if self._namespace:
             # Not `ip netns exec`: that mounts /sys anew and hides the control groups.
-            own = f"hostname {self.name}; mount -t tmpfs none /run/docker; mkdir -p /run/docker/netns; exec \"$@\""
+            own = f'hostname {self.name}; mount -t tmpfs none /run/docker; mkdir -p /run/docker/netns; exec "$@"'
             entered = ["nsenter", f"--net=/run/netns/{self._namespace}", "unshare", "--mount", "--uts"]
             command = [*entered, "sh", "-c", own, "sh", *command]
         (self.folder / "pid").unlink(missing_ok=True)
@@ -114,12 +117,20 @@ class Node:
         wait_until(self.is_up, 60, f"the engine of {self.name}")
 
     def kill(self) -> None:
-        """End the engine and everything in it at once, as if the machine had lost its power."""
-        pid = int((self.folder / "pid").read_text())
-        os.kill(pid, signal.SIGKILL)
-        for group in (*Path("/proc").glob("[0-9]*/cmdline"),):
-            if f"{self.folder}/".encode() in _read(group):
-                os.kill(int(group.parent.name), signal.SIGKILL)
+        """End the engine and all containers at once, as if the machine had lost its power."""
+        pids = [known["State"]["Pid"] for known in self.inspect(*self.docker("ps", "--quiet").split())]
+        engine = int((self.folder / "pid").read_text())
+        shims = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if self._owns(path)]
+        for pid in (engine, *shims, *pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _owns(self, command_line: Path) -> bool:
+        """Tell whether a process was started with this engine's folder."""
+        try:
+            return f"{self.folder}/".encode() in command_line.read_bytes()
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """Stop the engine in order."""
@@ -129,13 +140,6 @@ class Node:
         except (FileNotFoundError, ProcessLookupError):
             return
         wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), 60, f"the end of the engine of {self.name}")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 class Lab:
@@ -185,6 +189,10 @@ class Lab:
             common = ["--network=host", f"--build-arg=BASE={BASE}", f"--tag=mlbuffet/{service}:{TAG}"]
             self.first.docker("build", "--quiet", *common, *options, f"--file={file}", ".", timeout_s=300, cwd=ROOT)
 
+    def link(self, state: str) -> None:
+        """Plug the second node in or out: `up` or `down`."""
+        run("ip", "link", "set", _LINKS[0], state)
+
     def copy_image(self, name: str) -> None:
         """Bring an image to the second node, which has no registry to ask."""
         with subprocess.Popen(["docker", "save", name], env=self.first.environment, stdout=subprocess.PIPE) as saved:
@@ -202,10 +210,25 @@ class Lab:
         first.docker("node", "update", "--label-add", "mlbuffet.repository=true", own)
         second.start()
         if not _is_in_swarm(second):
-            second.docker("swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address)
+            second.docker(
+                "swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address
+            )
         self.copy_image(f"mlbuffet/modelhost:{TAG}")
         if NETWORK not in first.docker("network", "ls", "--format={{.Name}}").split():
             first.docker("network", "create", "--driver=overlay", f"--subnet={SUBNET}", "--attachable", NETWORK)
+
+
+# For `build_broken`: a runtime that makes sessions, and fails at the first run.
+CANNOT_RUN = (
+    "cd /opt/mlbuffet/lib/python3*/site-packages/modelhost/runtimes"
+    " && sed -i 's/return self._session.run(/return self._session.rum(/' onnx.py && rm -rf __pycache__"
+)
+
+
+def build_broken(lab: Lab, service: str, change: str) -> None:
+    """Make mlbuffet/<service>:broken, the service's image with one change, a line of a Dockerfile."""
+    lines = f"FROM mlbuffet/{service}:{TAG}\nUSER 0\n{change}\nUSER 10001:10001\n"
+    lab.first.docker("build", "--quiet", f"--tag=mlbuffet/{service}:broken", "-", input=lines)
 
 
 def _is_in_swarm(node: Node) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.harness.platform import SAMPLES
+from tests.harness.stack import Stack
 from tests.harness.swarm import Lab, missing
 
 
@@ -16,3 +18,11 @@ def lab() -> Iterator[Lab]:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     with Lab() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def stack(lab: Lab) -> Iterator[Stack]:
+    """The stack, deployed from nothing, with the sample model of irises; each test leaves it whole."""
+    with Stack(lab) as deployed:
+        deployed.put("iris.onnx", (SAMPLES / "iris.onnx/1/model.onnx").read_bytes()).raise_for_status()
+        yield deployed

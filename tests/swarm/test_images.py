@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.harness.platform import wait_until
-from tests.harness.swarm import TAG, Lab, Node
+from tests.harness.swarm import CANNOT_RUN, TAG, Lab, Node, build_broken
 
 SERVICES = ("inferrer", "modelhost", "edge", "metrics")
 MODELHOST = ("--volume=/repository", "--volume=/run/mlbuffet", "--env=MODELHOST_REPOSITORY=/repository")
@@ -90,19 +90,11 @@ for path in pathlib.Path('/proc').glob('[0-9]*/comm'):
 
 def test_d02_a_modelhost_that_cannot_run_models_ends(lab: Lab) -> None:
     """Its runtime imports, and fails at the first run."""
-    broken = f"FROM mlbuffet/modelhost:{TAG}\nUSER 0\nRUN {_BREAK}\nUSER 10001:10001\n"
-    lab.first.docker("build", "--tag=mlbuffet/modelhost:broken", "-", input=broken)
+    build_broken(lab, "modelhost", f"RUN {CANNOT_RUN}")
     with started(lab.first, "mlbuffet/modelhost:broken", *MODELHOST) as container:
         assert lab.first.docker("wait", container) == "1"
         log = lab.first.logs(container)
     assert "no model can be run here" in log
-
-
-_BREAK = (
-    "cd /opt/mlbuffet/lib/python3*/site-packages/modelhost"
-    " && sed -i 's/return self._session.run(/return self._session.rum(/' runtimes/onnx.py"
-    " && rm -rf runtimes/__pycache__"
-)
 
 
 def test_what_an_image_holds(lab: Lab) -> None:

@@ -33,7 +33,7 @@ def test_d05_anything_more_is_a_fault(change: dict[str, str], reason: str) -> No
 
 # As root reads it: where Python and this file are, somebody else may not look.
 _AS_SOMEBODY_ELSE = """
-import collections.abc, ctypes, encodings.ascii, os, pathlib, sys
+import collections.abc, ctypes, encodings.ascii, os, pathlib, runpy, signal, sys
 source = pathlib.Path(sys.argv.pop(1)).read_text()
 os.setresuid(10001, 10001, 10001)
 exec(source, {"__name__": "__main__"})
@@ -48,6 +48,22 @@ def test_d05_the_program_takes_the_entry_s_place_and_its_rights_are_gone() -> No
     assert process.returncode == 0
     assert f"Pid:\t{process.pid}\n" in printed
     assert "NoNewPrivs:\t1\n" in printed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_d08_a_module_that_is_stopped_while_it_starts_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import sys, time\nprint('begun', *sys.argv, flush=True)\ntime.sleep(60)\n")
+    tmp_path.chmod(0o755)
+    for folder in (tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{_AS_SOMEBODY_ELSE}"
+    command = [sys.executable, "-ISc", code, entry.__file__, "-m", "slow", "more"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().split()[-1] == "more"
+    process.terminate()
+    assert process.wait(10) == 0  # and not by the signal, which would not end a container's first process
+    process.stdout.close()
 
 
 def test_d05_root_is_refused() -> None:
