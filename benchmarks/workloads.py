@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -84,7 +85,7 @@ class _Graph:
         self._rng = rng
         self._names: Iterator[str] = (f"t{number}" for number in range(10_000))
 
-    def node(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - as onnx takes them
         """Add a node; returns its output's name."""
         output = next(self._names)
         self.nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
