@@ -150,7 +150,7 @@ def test_s02_a_key_that_ends_while_it_is_used_ends_for_every_process(keyed: Runn
     ends = datetime.now(UTC) + timedelta(seconds=4)
     _, text = make_key(keyed, "predict", expires=ends.isoformat(timespec="seconds"))
     moment = ends.replace(microsecond=0).timestamp()
-    statuses = []
+    statuses: list[int] = []
     with connected(keyed) as connection:
         while len(statuses) < 5:
             before, status, after = time.time(), ask(connection, text), time.time()
