@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from mlbuffet.keys import ADMIN, PREDICT, READ, TRAIN, WRITE
 
+RPC = "GRPC"  # where HTTP has a method
 OPEN = "open"  # to everybody, without a key
 ANY = "any"  # scope
 

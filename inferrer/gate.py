@@ -14,7 +14,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect
 
-from inferrer.access import ANY, METHODS, OPEN, changes, scope_of
+from inferrer.access import ANY, METHODS, OPEN, RPC, changes, scope_of
 from inferrer.audit import Act, record
 from inferrer.clients import Proxies
 from inferrer.keyring import ANONYMOUS, Grant, KeyRing
@@ -23,7 +23,6 @@ from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.request import Request
 from mlbuffet.errors import ForbiddenError, MLBuffetError, TooManyRequestsError, UnauthenticatedError
 
-RPC = "GRPC"  # where HTTP has a method
 Metadata = Iterable[tuple[str, str | bytes]]
 
 _MOST_PLACES = 1024
@@ -49,6 +48,28 @@ class Caller:
     peer: str
     forwarded: str
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RpcHead:
+    """What is known of a call of gRPC before its message; `peer` as gRPC writes it, ipv4:127.0.0.1:4711."""
+
+    method: str
+    metadata: Metadata
+    peer: str
+    request_id: str
+
+    @property
+    def sent(self) -> tuple[bytes | None, bytes | None]:
+        """The two fields that may hold a key."""
+        return _field(self.metadata, _AUTHORIZATION), _field(self.metadata, _API_KEY)
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls."""
+        address = unquote(self.peer).partition(":")[2].rpartition(":")[0].strip("[]")
+        forwarded = (_field(self.metadata, _FORWARDED) or b"").decode("latin-1")
+        return Caller(address, forwarded, self.request_id)
 
 
 class Gate:
@@ -78,35 +99,27 @@ class Gate:
         if fault is None:
             return None
         caller = Caller(request.peer, request.header(b"x-forwarded-for").decode("latin-1"), request.request_id)
-        return self._told(fault, grant, place, caller, sent=(authorization or api_key) is not None)
+        return self._told(fault, grant, place, caller, sent=bool(authorization or api_key))
 
     def again(self, request: Request) -> bool:
         """Tell whether a request for the lane may pass whose head has passed; one that may not is looked at whole."""
         grant: Grant | None = request.grant
         return grant is not None and grant.again()
 
-    def rpc_fault(self, method: str, metadata: Metadata) -> MLBuffetError | None:
+    def rpc_fault(self, head: RpcHead) -> MLBuffetError | None:
         """Why a call of gRPC may not pass; None when it may."""
-        return _judged(self.rpc_grant(metadata), METHODS.get(method)) if self._ring.closed else None
+        return _judged(self._ring.find(*head.sent), METHODS.get(head.method)) if self._ring.closed else None
 
-    def rpc_told(
-        self, fault: MLBuffetError, method: str, metadata: Metadata, peer: str, request_id: str
-    ) -> MLBuffetError:
+    def rpc_told(self, fault: MLBuffetError, head: RpcHead) -> MLBuffetError:
         """What a call of gRPC is told that may not pass."""
-        place = Place(RPC, method, "", METHODS.get(method))
-        sent = any(value is not None for value in _sent(metadata))
-        return self._told(fault, self.rpc_grant(metadata), place, _rpc_caller(metadata, peer, request_id), sent=sent)
+        place = Place(RPC, head.method, "", METHODS.get(head.method))
+        sent = any(value is not None for value in head.sent)
+        return self._told(fault, self._ring.find(*head.sent), place, head.caller, sent=sent)
 
-    def rpc_grant(self, metadata: Metadata) -> Grant | None:
-        """What the key in a call's metadata may do."""
-        return self._ring.find(*_sent(metadata)) if self._ring.closed else self._ring.anybody
-
-    def rpc_done(self, call: tuple[str, str, int], metadata: Metadata, peer: str, request_id: str) -> None:
-        """Record a call that changes something: its method, model and status."""
-        method, model, status = call
-        if changes(METHODS.get(method), RPC):
-            place = Place(RPC, method, model, None)
-            self._record(self.rpc_grant(metadata), place, _rpc_caller(metadata, peer, request_id), status)
+    def rpc_done(self, head: RpcHead, model: str, status: int) -> None:
+        """Record a call of gRPC that changes something, and the model that it is for."""
+        grant = self._ring.find(*head.sent) if self._ring.closed else self._ring.anybody
+        self._record(grant, Place(RPC, head.method, model, METHODS.get(head.method)), head.caller, status)
 
     def done(
         self, grant: Grant | None, place: Place, caller: Caller, status: int, subject: Mapping[str, object]
@@ -178,17 +191,7 @@ def _too_many(why: str, wait_s: float) -> TooManyRequestsError:
     return TooManyRequestsError(f"{why}; try again in {seconds} s", seconds)
 
 
-def _sent(metadata: Metadata) -> tuple[bytes | None, bytes | None]:
-    """The two fields that may hold a key, each as HTTP has it where it comes twice."""
-    return _field(metadata, _AUTHORIZATION), _field(metadata, _API_KEY)
-
-
 def _field(metadata: Metadata, name: str) -> bytes | None:
+    """A value of a call's metadata; where it comes several times, as HTTP has it."""
     values = [value.encode() if isinstance(value, str) else value for key, value in metadata if key == name]
     return b",".join(values) if values else None
-
-
-def _rpc_caller(metadata: Metadata, peer: str, request_id: str) -> Caller:
-    """Who calls; gRPC writes a peer as ipv4:127.0.0.1:4711 or ipv6:%5B::1%5D:4711."""
-    address = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
-    return Caller(address, (_field(metadata, _FORWARDED) or b"").decode("latin-1"), request_id)

@@ -12,7 +12,8 @@ from typing import Any
 
 import grpc.aio
 
-from inferrer.gate import RPC, Gate
+from inferrer.access import METHODS, RPC, changes
+from inferrer.gate import Gate, RpcHead
 from inferrer.rpc.statuses import REQUEST_ID, abort, request_id_in
 from mlbuffet.chassis.request import PREDICT_BYTES
 from mlbuffet.chassis.telemetry import RequestCounts
@@ -40,6 +41,12 @@ class RpcCall:
         self.route = route
         self.model = ""  # a registered name, or empty
         self.request_id = request_id_in(context.invocation_metadata())
+
+    @property
+    def head(self) -> RpcHead:
+        """What came before its message."""
+        context = self._context
+        return RpcHead(self.route, context.invocation_metadata(), context.peer(), self.request_id)
 
     def remaining_s(self) -> float | None:
         """Seconds that the client will still wait; None where it does not say."""
@@ -80,22 +87,22 @@ class Calls:
         try:
             reply = await self._answer(method, call, context)
         except MLBuffetError as error:
-            self._ended(call, context, error.status)
+            self._ended(call, error.status)
             log_failure(error, call.request_id, call.route)
             await abort(context, error, call.request_id)
             raise  # never reached: `abort` raises what ends the handler
-        self._ended(call, context, _OK)
+        self._ended(call, _OK)
         seconds = time.monotonic() - began_at
         if seconds > self._slow_s:
             log_slow(call.route, seconds, call.request_id)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         return reply
 
-    def _ended(self, call: RpcCall, context: Any, status: int) -> None:  # noqa: ANN401 - grpc has no types
+    def _ended(self, call: RpcCall, status: int) -> None:
         """Count a call, and record it where it changes something."""
         self._counts.count(call.route, RPC, status, call.model)
-        done = call.route, call.model, status
-        self._gate.rpc_done(done, context.invocation_metadata(), context.peer(), call.request_id)
+        if changes(METHODS.get(call.route), RPC):
+            self._gate.rpc_done(call.head, call.model, status)
 
     async def _answer(self, method: Method, call: RpcCall, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
         """Run a method; what nobody foresaw is an INTERNAL without details.
@@ -139,8 +146,8 @@ class Calls:
         """Count and log a call that gRPC has ended: the client's time was over, or it left."""
         if call.remaining_s() == 0:
             error = DeadlineExceededError("the answer was not there within the time that the client allowed")
-            self._counts.count(call.route, RPC, error.status, call.model)
+            self._ended(call, error.status)
             log_failure(error, call.request_id, call.route)
         else:
-            self._counts.count(call.route, RPC, CLIENT_GONE, call.model)
+            self._ended(call, CLIENT_GONE)
             log_gone(call.route, call.request_id)

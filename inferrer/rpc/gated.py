@@ -5,7 +5,8 @@ from typing import Any
 
 import grpc
 
-from inferrer.gate import RPC, Gate
+from inferrer.access import RPC
+from inferrer.gate import Gate, RpcHead
 from inferrer.rpc.statuses import abort, request_id_in
 from mlbuffet.chassis.telemetry import RequestCounts
 from mlbuffet.chassis.web import log_failure
@@ -33,15 +34,15 @@ class GatedHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has n
         if handler is None:
             return None
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
-        fault = self._gate.rpc_fault(method, metadata)
+        fault = self._gate.rpc_fault(RpcHead(method, metadata, "", ""))
         if fault is None:
             return handler
 
         async def refuse(_: object, context: Any) -> None:  # noqa: ANN401 - grpc has no types
-            request_id = request_id_in(metadata)
-            error = self._gate.rpc_told(fault, method, metadata, context.peer(), request_id)
+            head = RpcHead(method, metadata, context.peer(), request_id_in(metadata))
+            error = self._gate.rpc_told(fault, head)
             self._counts.count(method, RPC, error.status, "")
-            log_failure(error, request_id, method)
-            await abort(context, error, request_id)
+            log_failure(error, head.request_id, method)
+            await abort(context, error, head.request_id)
 
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -107,25 +107,20 @@ def test_s09_a_revoked_key_is_refused_everywhere_within_five_seconds(keyed: Runn
     """While it asks a hundred times a second, over kept connections to every process."""
     number, text = make_key(keyed, "predict")
     _, other = make_key(keyed, "predict")
-    ended: list[float] = []
-    statuses: dict[str, set[int]] = {text: set(), other: set()}
+    asked: list[tuple[str, int, float]] = []  # which key, the status, and when it was sent
     stop = threading.Event()
 
     def run(mine: str) -> None:
         with connected(keyed) as connection:
             while not stop.wait(0.08):
-                status = ask(connection, mine)
-                statuses[mine].add(status)
-                if mine == text and status == 200 and ended:
-                    ended.append(time.monotonic())
+                began = time.monotonic()
+                asked.append((mine, ask(connection, mine), began))
 
     with unharmed(keyed):
         threads = [threading.Thread(target=run, args=(mine,)) for mine in [text] * 8 + [other] * 2]
         for thread in threads:
             thread.start()
-        wait_until(lambda: statuses == {text: {200}, other: {200}})
-        began = time.monotonic()
-        ended.append(began)
+        wait_until(lambda: {(mine, status) for mine, status, _ in asked} == {(text, 200), (other, 200)})
         if way == "revoked":
             revoked = requests.delete(f"{keyed.url}/api/v1/keys/{number}", headers=keyed.headers(), timeout=10)
             assert revoked.json()["revoked"] == number
@@ -133,13 +128,12 @@ def test_s09_a_revoked_key_is_refused_everywhere_within_five_seconds(keyed: Runn
             drop_by_hand(keyed.repository, number)
         wait_until(lambda: everywhere(keyed, lambda: predict(keyed, text)) <= REFUSED, 5, "it being refused everywhere")
         refused_at = time.monotonic()
-        time.sleep(0.3)  # those on kept connections ask a few times more
+        wait_until(lambda: sum(mine == text and began > refused_at for mine, _, began in asked) >= 16)
         stop.set()
         for thread in threads:
             thread.join()
-        assert max(ended) < refused_at
-        assert statuses[text] <= {200, *REFUSED}
-        assert statuses[other] == {200}
+        assert {status for mine, status, began in asked if mine == text and began > refused_at} <= REFUSED
+        assert {status for mine, status, _ in asked if mine == other} == {200}
 
 
 def drop_by_hand(repository: Path, number: str) -> None:
@@ -153,12 +147,12 @@ def drop_by_hand(repository: Path, number: str) -> None:
 
 
 def test_s02_a_key_that_ends_while_it_is_used_ends_for_every_process(keyed: RunningPlatform) -> None:
-    ends = datetime.now(UTC) + timedelta(seconds=3)
+    ends = datetime.now(UTC) + timedelta(seconds=4)
     _, text = make_key(keyed, "predict", expires=ends.isoformat(timespec="seconds"))
     moment = ends.replace(microsecond=0).timestamp()
-    statuses = []
+    statuses: list[int] = []
     with connected(keyed) as connection:
-        while time.time() < moment + 0.2:
+        while len(statuses) < 5:
             before, status, after = time.time(), ask(connection, text), time.time()
             if before >= moment:
                 statuses.append(status)
@@ -166,7 +160,6 @@ def test_s02_a_key_that_ends_while_it_is_used_ends_for_every_process(keyed: Runn
                 assert status == 200
             time.sleep(0.01)
     assert set(statuses) <= REFUSED
-    assert statuses
     assert everywhere(keyed, lambda: predict(keyed, text)) <= REFUSED
 
 
@@ -302,7 +295,9 @@ def test_s05_without_keys_nothing_listens_beyond_loopback(tmp_path: Path) -> Non
         done = start(tmp_path, INFERRER_HOST=host)
         assert done.returncode == 1
         assert "mlbuffet keys create NAME --scope admin" in done.stderr
-    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--host", "0.0.0.0", "--port", str(free_port()), "--grpc-port", "0"]  # noqa: S104
+    address = "0.0.0.0"  # noqa: S104 - that is refused
+    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--host", address, "--grpc-port", "0"]
+    command += ["--port", str(free_port())]
     up = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
