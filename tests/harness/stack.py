@@ -36,7 +36,12 @@ class Stack:
     @property
     def secret_texts(self) -> list[str]:
         """What must be nowhere but in secrets: in each a piece that is nobody else's."""
-        texts = [self.key.partition(".")[2], self._secrets["metrics_key"], self.metrics_user[1], self._secrets["key_hash"]]
+        texts = [
+            self.key.partition(".")[2],
+            self._secrets["metrics_key"],
+            self.metrics_user[1],
+            self._secrets["key_hash"],
+        ]
         return texts + [self._secrets[name].splitlines()[1] for name in ("inferrer_key", "modelhost_key")]
 
     def __enter__(self) -> Self:

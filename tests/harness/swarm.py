@@ -82,7 +82,9 @@ class Node:
 
     def containers(self, service: str = "") -> list[str]:
         """The running containers of the stack, or of one service in it."""
-        label = f"com.docker.swarm.service.name=mlbuffet_{service}" if service else "com.docker.stack.namespace=mlbuffet"
+        label = (
+            f"com.docker.swarm.service.name=mlbuffet_{service}" if service else "com.docker.stack.namespace=mlbuffet"
+        )
         return self.docker("ps", "--quiet", "--filter", f"label={label}").split()
 
     def logs(self, container: str) -> str:
@@ -105,7 +107,7 @@ class Node:
         command += [f"--pidfile={self.folder}/pid", f"--host=unix://{self.folder}/docker.sock"]
         if self._namespace:
             # Not `ip netns exec`: that mounts /sys anew and hides the control groups.
-            own = f"hostname {self.name}; mount -t tmpfs none /run/docker; mkdir -p /run/docker/netns; exec \"$@\""
+            own = f'hostname {self.name}; mount -t tmpfs none /run/docker; mkdir -p /run/docker/netns; exec "$@"'
             entered = ["nsenter", f"--net=/run/netns/{self._namespace}", "unshare", "--mount", "--uts"]
             command = [*entered, "sh", "-c", own, "sh", *command]
         (self.folder / "pid").unlink(missing_ok=True)
@@ -202,7 +204,9 @@ class Lab:
         first.docker("node", "update", "--label-add", "mlbuffet.repository=true", own)
         second.start()
         if not _is_in_swarm(second):
-            second.docker("swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address)
+            second.docker(
+                "swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address
+            )
         self.copy_image(f"mlbuffet/modelhost:{TAG}")
         if NETWORK not in first.docker("network", "ls", "--format={{.Name}}").split():
             first.docker("network", "create", "--driver=overlay", f"--subnet={SUBNET}", "--attachable", NETWORK)

@@ -76,14 +76,20 @@ def test_d07_secrets_are_files_and_nowhere_else(stack: Stack) -> None:
         listing = node.docker("exec", known["Id"], "find", "/run/secrets", "-type", "f", "-printf", "%m %U\n")
         assert set(listing.splitlines()) <= {"400 10001"}, service
         texts.append(node.docker("exec", known["Id"], "env"))
-    texts += [stack.lab.first.docker("image", "inspect", f"mlbuffet/{name}:lab") for name in SERVICES if name != "mirror"]
+    texts += [
+        stack.lab.first.docker("image", "inspect", f"mlbuffet/{name}:lab") for name in SERVICES if name != "mirror"
+    ]
     for secret in stack.secret_texts:
         assert not [text for text in texts if secret in text]
 
 
 def test_d10_only_the_edge_publishes(stack: Stack) -> None:
     for _, known, service in containers(stack):
-        ports = {int(bound["HostPort"]) for all_bound in known["NetworkSettings"]["Ports"].values() for bound in all_bound or ()}
+        ports = {
+            int(bound["HostPort"])
+            for all_bound in known["NetworkSettings"]["Ports"].values()
+            for bound in all_bound or ()
+        }
         assert ports == (PUBLISHED if service == "edge" else set()), service
     open_there = {port for port in (*PUBLISHED, 2375, 2376, 8003, 8004, 9090) if _is_open(ADDRESSES[1], port)}
     assert open_there == set()
