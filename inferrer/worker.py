@@ -46,14 +46,14 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        stop, service_ends = asyncio.Event(), asyncio.Event()
+        stop, at_once = asyncio.Event(), asyncio.Event()
 
-        def end_service() -> None:
-            service_ends.set()
+        def end_worker() -> None:
+            at_once.set()
             stop.set()
 
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_signal_handler(signal.SIGQUIT, end_service)
+        loop.add_signal_handler(signal.SIGTERM, end_worker)
+        loop.add_signal_handler(signal.SIGQUIT, stop.set)
         inferrer = Inferrer(self.wsgi)
         beating = loop.create_task(self._beat())
         server = _make_server(inferrer)
@@ -66,10 +66,10 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             inferrer.flush()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _TICK_S)
-        notice_s = inferrer.settings.drain_notice_s if service_ends.is_set() else 0
         inferrer.services.leaving.set()
         server.draining = True
-        await asyncio.sleep(notice_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(at_once.wait(), inferrer.settings.drain_notice_s if stop.is_set() else 0)
         await listeners.close()
         await asyncio.gather(server.drain(inferrer.settings.drain_s), *([rpc.drain()] if rpc else []))
         inferrer.close()

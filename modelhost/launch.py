@@ -20,6 +20,7 @@ ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+_END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,16 @@ def launch_forkserver() -> ForkServer:
             process = subprocess.Popen(  # noqa: S603 - our own module
                 command, pass_fds=[theirs.fileno()], env=os.environ | ONE_THREAD, stdin=subprocess.DEVNULL
             )
-            return ForkServer(control, partial(process.wait, 5))
+            return ForkServer(control, partial(_wait, process))
         main = partial(warm.serve, theirs, os.getpid())
         pid = fork_service(Service("forkserver", main, os.environ, keep=(theirs.fileno(),)))
         return ForkServer(control, partial(os.waitpid, pid, 0))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for its end, which it was asked for; on a machine that is too busy, make it."""
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -20,7 +20,7 @@ _LEAST_ROOM = 8
 _SHARE_CLOSED = 16
 _SWEEP_S = 0.25
 _LOOK_S = 0.02
-_QUIET_S = 1.0
+_QUIET_S = 3.0
 
 
 def room_for_connections(descriptors: int, threads: int) -> int:

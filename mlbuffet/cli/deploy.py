@@ -129,13 +129,16 @@ def up(deployment: Deployment, tag: str | None, *, edge: bool, tls: bool) -> Non
 @click.pass_obj
 def scale(deployment: Deployment, wanted: tuple[str, ...]) -> None:
     """Have N tasks of a service: inferrer or modelhost."""
-    _engine()
+    numbers: dict[str, int] = {}
     for word in wanted:
         name, _, number = word.partition("=")
         if name not in names.SCALED or not number.isdecimal():
             msg = f"SERVICE=N, where SERVICE is {' or '.join(names.SCALED)}; received {word!r}"
             raise click.UsageError(msg)
-        deployment.scale(name, int(number))
+        numbers[name] = int(number)
+    _engine()
+    for name, replicas in numbers.items():
+        deployment.scale(name, replicas)
 
 
 @deploy.command()
