@@ -56,7 +56,8 @@ INFERRER = {
         "addresses of the name count. Asked again every half second."
     ),
     "tls_folder": (
-        "Folder with `ca.pem`, `cert.pem` and `key.pem` for mutual TLS 1.3 on `tcp://` channels. Empty: no TLS."
+        "Folder with `ca.pem`, `cert.pem` and `key.pem` for mutual TLS 1.3 on `tcp://` channels, valid for "
+        "`mlbuffet-inferrer`. Renewed files count for new connections. Empty: no TLS."
     ),
     "timeout_s": (
         "Seconds that a prediction may take where the request does not say (`X-Request-Timeout-Ms`; gRPC: the client's "

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MOST_PIECES, MOST_BYTES = 8, 1 << 20  # that a modelhost may ask for at once, and in one piece
 _LOOK_S = 0.02
+_UNREAD_S = 1.0
 
 
 class Mirrors:
@@ -53,16 +54,23 @@ class Mirrors:
             task.cancel()
 
     async def _tell(self, replica: Replica) -> None:
-        seen, names = 0, None
+        seen = 0
         while True:
-            now = self._index.current()
-            if now != seen and not replica.full:
-                now = self._index.refresh()
-                names = self._index.changed_since(seen, now) if seen else None
-                body = await asyncio.to_thread(_told, self._index.models(), names)
-                replica.send(Kind.INDEX, 0, int(names is None), b"", 0, 0, body)
-                seen = now
+            if self._index.current() != seen and not replica.full:
+                try:
+                    seen = await self._tell_since(replica, seen)
+                except OSError as error:
+                    log.warning("mirror not told", extra={"modelhost": replica.id, "why": str(error)})
+                    await asyncio.sleep(_UNREAD_S)
             await asyncio.sleep(_LOOK_S)
+
+    async def _tell_since(self, replica: Replica, seen: int) -> int:
+        """Tell what has changed since a generation, 0 for all there is; returns the generation told."""
+        now = self._index.refresh()
+        names = self._index.changed_since(seen, now) if seen else None
+        body = await asyncio.to_thread(_told, self._index.models(), names)
+        replica.send(Kind.INDEX, 0, int(names is None), b"", 0, 0, body)
+        return now
 
     def fetch(self, replica: Replica, key: bytes, frame_id: int, offset: int, count: int) -> None:
         """Send a piece of a file, a moment later.
