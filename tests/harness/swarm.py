@@ -174,12 +174,17 @@ class Lab:
             if node.is_up():
                 node.docker("swarm", "leave", "--force", timeout_s=60)
             node.stop()
-        run("ip", "netns", "del", _NAMESPACE)
+        subprocess.run(["ip", "netns", "del", _NAMESPACE], capture_output=True, check=False)
         for link in ("docker_gwbridge", "docker0", _LINKS[0]):
             subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
         rules = (FOLDER / "iptables").read_text()
         cleared = "".join(f"*{table}\nCOMMIT\n" for table in ("filter", "nat") if f"*{table}" not in rules)
         run("iptables-restore", input=rules + cleared)
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for path in reversed(
+            [path for path in mounted if path.startswith(f"{FOLDER}/")]
+        ):  # of an engine that was killed
+            run("umount", path)
         shutil.rmtree(FOLDER)
 
     def build(self, *services: str) -> None:
