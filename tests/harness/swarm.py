@@ -40,7 +40,11 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "two Docker engines need root"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"not installed: {', '.join(absent)}" if absent else ""
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    # Two engines beside each other would change each other's bridges and packet filters.
+    other = subprocess.run(["docker", "info"], capture_output=True, check=False)
+    return "another Docker engine runs on this machine" if other.returncode == 0 else ""
 
 
 def run(*command: str | Path, timeout_s: float = 120, **options: Any) -> str:  # noqa: ANN401 - as subprocess takes them
