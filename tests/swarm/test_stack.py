@@ -49,9 +49,14 @@ def test_grpc_passes_the_edge(stack: Stack) -> None:
             infer(request, timeout=10)
 
 
-def test_d06_nothing_in_the_stack_file_is_ignored(stack: Stack) -> None:
-    assert "Ignoring" not in stack.deployed
-    assert "nsupported" not in stack.deployed
+def test_d06_nothing_in_the_stack_file_is_ignored(stack: Stack, tmp_path: Path) -> None:
+    said = stack.deployed
+    wanting = tmp_path / "wanting.yaml"  # would it be said?
+    wanting.write_text('version: "3.9"\nservices: { edge: { security_opt: ["no-new-privileges"] } }\n')
+    stack.deploy(wanting)
+    assert "Ignoring unsupported options: security_opt" in stack.deployed
+    assert "gnoring" not in said
+    assert "nsupported" not in said
 
 
 def containers(stack: Stack) -> Iterator[tuple[Any, dict[str, Any], str]]:
