@@ -1,7 +1,9 @@
 """The stack on the two-node Swarm: network, secrets and deploy/stack.yaml, with a client that has a key."""
 
 import secrets
+import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
 import requests
@@ -9,7 +11,7 @@ import trustme
 
 from mlbuffet.keys import ADMIN, READ, Wish, new_key, write_keys
 from tests.harness.platform import ROOT, wait_until
-from tests.harness.swarm import Lab, Node, run
+from tests.harness.swarm import Lab, Node
 
 _READY_S = 120.0
 
@@ -60,11 +62,22 @@ class Stack:
             wait_until(lambda node=node: _is_clean(node), 90, f"{node.name} being free of it")  # type: ignore[misc]
         first.docker("secret", "rm", *(f"mlbuffet_{name}" for name in self._secrets))
 
-    def deploy(self, *files: str, **variables: str) -> None:
-        """Run `docker stack deploy`, with variables for the stack file."""
+    def deploy(self, *files: str | Path, **variables: str) -> None:
+        """Run `docker stack deploy`, with more files and variables; what it said is kept."""
         options = [option for file in ("deploy/stack.yaml", *files) for option in ("--compose-file", file)]
         environment = {**self.lab.first.environment, **variables}
-        self.deployed = run("docker", "stack", "deploy", *options, "mlbuffet", env=environment, cwd=ROOT)
+        done = subprocess.run(
+            ["docker", "stack", "deploy", *options, "mlbuffet"],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # where it complains
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        self.deployed = done.stdout
+        assert done.returncode == 0, done.stdout
 
     def _is_ready(self) -> bool:
         """Everything runs, and the edge finds inferrers."""

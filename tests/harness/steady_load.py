@@ -71,7 +71,7 @@ class SteadyLoad:
 
     def __exit__(self, *_: object) -> None:
         """Let every request that was begun end, and read the result."""
-        printed, _ = self._process.communicate(timeout=_WHOLE_S)
+        printed = self._process.communicate(timeout=_WHOLE_S)[0]
         assert self._process.returncode == 0, "the load failed; its traceback is on standard error"
         self.result = Result(**json.loads(printed))
 

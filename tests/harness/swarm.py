@@ -40,7 +40,11 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "two Docker engines need root"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"not installed: {', '.join(absent)}" if absent else ""
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    # Two engines beside each other would change each other's bridges and packet filters.
+    other = subprocess.run(["docker", "info"], capture_output=True, check=False)
+    return "another Docker engine runs on this machine" if other.returncode == 0 else ""
 
 
 def run(*command: str | Path, timeout_s: float = 120, **options: Any) -> str:  # noqa: ANN401 - as subprocess takes them
@@ -174,12 +178,17 @@ class Lab:
             if node.is_up():
                 node.docker("swarm", "leave", "--force", timeout_s=60)
             node.stop()
-        run("ip", "netns", "del", _NAMESPACE)
+        subprocess.run(["ip", "netns", "del", _NAMESPACE], capture_output=True, check=False)
         for link in ("docker_gwbridge", "docker0", _LINKS[0]):
             subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
         rules = (FOLDER / "iptables").read_text()
         cleared = "".join(f"*{table}\nCOMMIT\n" for table in ("filter", "nat") if f"*{table}" not in rules)
         run("iptables-restore", input=rules + cleared)
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for path in reversed(
+            [path for path in mounted if path.startswith(f"{FOLDER}/")]
+        ):  # of an engine that was killed
+            run("umount", path)
         shutil.rmtree(FOLDER)
 
     def build(self, *services: str) -> None:
