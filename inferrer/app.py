@@ -13,7 +13,7 @@ from inferrer.clients import Proxies
 from inferrer.controlplane import ControlPlane
 from inferrer.dataplane import DataPlane
 from inferrer.gate import Caller, Gate, Place
-from inferrer.keyring import KeyRing
+from inferrer.keyring import FOLLOW_S, KeyRing
 from inferrer.lane import PredictionLane
 from inferrer.repository import Repository
 from inferrer.routes.bodies import compressed
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 _FIRST_ERROR = 400
 _ADOPTION_S = 60.0
-_KEYS_S = 1.0
 
 
 def _begin() -> None:
@@ -127,7 +126,7 @@ class Inferrer:
         return response
 
     def _follow_keys(self) -> None:
-        while not self._closed.wait(_KEYS_S):
+        while not self._closed.wait(FOLLOW_S):
             self.services.keys.refresh()
 
     def flush(self) -> None:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
 _MOST_SENT = 1024
+FOLLOW_S = 1.0  # between two looks at the file
+_SETTLED_S = 1.5 * FOLLOW_S  # after which every process has seen a change
 _NEVER = float("inf")
 
 Sent = tuple[bytes | None, bytes | None]  # the values of Authorization and X-Api-Key
@@ -104,21 +106,25 @@ class KeyRing:
         return list(self._keys.values())
 
     def make(self, wish: Wish) -> tuple[Key, str]:
-        """Make a key; returns what is kept of it, and the key itself.
+        """Make a key; returns what is kept of it, and the key itself, after the first one when all gates are closed.
 
         Raises:
             UnprocessableError, ConflictError, StorageUnavailableError, StorageFullError: it cannot be made.
         """
+        is_first = not self.closed
         try:
             with storage_errors():
-                return self._store.make(wish)
+                made = self._store.make(wish)
         except KeyStoreError as error:
             raise _unreadable(error) from error
         finally:
             self.refresh()
+        if is_first:
+            time.sleep(_SETTLED_S)
+        return made
 
     def revoke(self, key_id: str) -> None:
-        """Let a key count no longer.
+        """Let a key count no longer, in any process; takes a second.
 
         Raises:
             NotFoundError, ConflictError, StorageUnavailableError, StorageFullError: it cannot be revoked.
@@ -130,6 +136,7 @@ class KeyRing:
             raise _unreadable(error) from error
         finally:
             self.refresh()
+        time.sleep(_SETTLED_S)
 
     def refresh(self) -> None:
         """Follow the file. Where it is no good the last good keys hold, and the log says so, once."""

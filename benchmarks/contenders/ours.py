@@ -34,7 +34,7 @@ class Ours(Contender):
 
     name = "MLBuffet"
     key = "ours"
-    what = "`mlbuffet up`: inferrer with one worker per core, 2 modelhosts, with a key; iris by V1 JSON, the others by V2"
+    what = "`mlbuffet up` with a key: inferrer, one worker per core, 2 modelhosts; iris by V1 JSON, the others by V2"
 
     def install(self) -> None:
         """Nothing to do: it runs from this tree."""
