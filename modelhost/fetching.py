@@ -16,7 +16,7 @@ from modelhost.cache import Cache, Part
 
 log = logging.getLogger(__name__)
 
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 20  # smaller ones cost more: those who wait beside them wait longer
 PIECES = 2  # on their way at once
 _TOGETHER = 2  # files
 _STALLED_S = 5.0
