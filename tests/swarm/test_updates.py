@@ -37,7 +37,7 @@ def wait_for_updates(stack: Stack, state: str) -> None:
         found = stack.lab.first.inspect(*(f"mlbuffet_{name}" for name in UPDATED))
         return {service.get("UpdateStatus", {}).get("State", "") for service in found}
 
-    wait_until(lambda: states() == {state}, 180, f"the updates being {state}")
+    wait_until(lambda: states() == {state}, 300, f"the updates being {state}")
 
 
 def whole(stack: Stack) -> None:
