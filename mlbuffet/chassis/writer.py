@@ -59,7 +59,8 @@ class ResponseWriter:
         """The client's address and our port; both empty when the client is gone already."""
         if self._transport is None:
             return ("", 0), 0
-        return self._transport.get_extra_info("peername")[:2], self._transport.get_extra_info("sockname")[1]
+        peer = self._transport.get_extra_info("peername") or ("", 0)  # none where it has reset the connection
+        return peer[:2], self._transport.get_extra_info("sockname")[1]
 
     def answers(self, request: Request) -> bool:
         """Tell whether somebody waits for the answer to a request."""
