@@ -124,7 +124,7 @@ class KeyRing:
         return made
 
     def revoke(self, key_id: str) -> None:
-        """Let a key count no longer, in any process; takes a second.
+        """Let a key count no longer, in any process that does not hang; takes a second or two.
 
         Raises:
             NotFoundError, ConflictError, StorageUnavailableError, StorageFullError: it cannot be revoked.

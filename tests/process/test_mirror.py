@@ -124,7 +124,7 @@ def is_gone(platform: RunningPlatform, name: str) -> bool:
 
 def test_a_mirror_answers_what_was_uploaded_rolled_back_and_deleted(mirrored: RunningPlatform) -> None:
     first, second = constant(1, padding_bytes=LARGE), constant(2, padding_bytes=LARGE)
-    with unharmed(mirrored, rss_bytes=16 << 20):  # some of the samples' runners have not run before
+    with unharmed(mirrored):
         for model in (first, second):
             assert mirrored.put("two", model).status_code == 201
         assert {digest_of(first), digest_of(second)} <= stored(mirrored)
