@@ -209,12 +209,14 @@ def test_output_is_compared_to_the_letter_but_for_the_wildcard(shown: str, print
 def test_examples_are_read_with_their_output() -> None:
     text = (
         "```sh\necho a\n```\n\n```text\na\n```\n\n<!-- not run by the tests: it runs on -->\n```sh\nmake run\n```\n\n"
-        "```python\nprint(1)\n```\n\nIt prints:\n\n```text\n1\n```\n"
+        "```python\nprint(1)\n```\n\nIt prints:\n\n```text\n1\n```\n\n"
+        "<!-- run on a Swarm by the tests -->\n```sh\nps\n```\n"
     )
     assert list(readme.examples(text)) == [
         readme.Example(1, "sh", "echo a\n", "a\n"),
         readme.Example(14, "python", "print(1)\n", None),
     ]
+    assert list(readme.examples(text, on_swarm=True)) == [readme.Example(25, "sh", "ps\n", None)]
 
 
 def test_a_failing_command_fails_the_example(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.harness.platform import ROOT
 
 NOT_RUN = "<!-- not run by the tests"
+ON_SWARM = "<!-- run on a Swarm by the tests"
 ANYTHING = "…"
 
 _RUN = frozenset({"sh", "python"})
@@ -18,7 +19,7 @@ _SHOWN = frozenset({"json", "text"})
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<!\w)!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+?)$", re.MULTILINE)
-_TIMEOUT_S = 60
+_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,16 @@ class Example:
     output: str | None
 
 
-def examples(page: str) -> Iterator[Example]:
-    """The shell and Python blocks of a page in order, but for those marked as not run.
+def examples(page: str, *, on_swarm: bool = False) -> Iterator[Example]:
+    """The shell and Python blocks of a page in order, but for those marked as not run; those for a Swarm apart.
 
     A block of json or text that follows directly, with nothing but empty lines between, is the output.
     """
     blocks = list(_FENCE.finditer(page))
     for number, block in enumerate(blocks):
         before = page[: block.start()]
-        if block[1] not in _RUN or before.rstrip().rpartition("\n")[2].startswith(NOT_RUN):
+        remark = before.rstrip().rpartition("\n")[2]
+        if block[1] not in _RUN or remark.startswith(NOT_RUN) or remark.startswith(ON_SWARM) is not on_swarm:
             continue
         follower = blocks[number + 1] if number + 1 < len(blocks) else None
         shown = follower is not None and follower[1] in _SHOWN and not page[block.end() : follower.start()].strip()
@@ -47,7 +49,7 @@ def examples(page: str) -> Iterator[Example]:
         yield Example(before.count("\n") + 1, block[1], block[2], output)
 
 
-def run(example: Example, folder: Path, environment: Mapping[str, str]) -> str:
+def run(example: Example, folder: Path, environment: Mapping[str, str], timeout_s: float = _TIMEOUT_S) -> str:
     """Run an example in a folder, with this Python's commands on the path; returns what it prints.
 
     Raises:
@@ -62,7 +64,7 @@ def run(example: Example, folder: Path, environment: Mapping[str, str]) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
     assert done.returncode == 0, f"line {example.line}: {example.code}\n{done.stdout}\n{done.stderr}"

@@ -1,19 +1,20 @@
-"""The stack on the two-node Swarm: network, secrets and deploy/stack.yaml, with a client that has a key."""
+"""The stack on the two-node Swarm, deployed as the README prints it, with a client that has the first key."""
 
-import secrets
-import subprocess
-from datetime import UTC, datetime
+import re
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import requests
-import trustme
 
-from mlbuffet.keys import ADMIN, READ, Wish, new_key, write_keys
+from mlbuffet.deploying import commands
+from mlbuffet.deploying.names import newest_generation
+from tests.harness import readme
 from tests.harness.platform import ROOT, wait_until
-from tests.harness.swarm import Lab, Node
+from tests.harness.swarm import FOLDER, TAG, Lab, Node, run
 
-_READY_S = 120.0
+_UP_S = 300.0
+_STACK_FILE = Path("deploy/stack.yaml")
+_PASSWORD = re.compile(r"user (?P<user>\w+), password (?P<password>\S+)")
 
 
 class Stack:
@@ -22,73 +23,65 @@ class Stack:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.url = f"http://{lab.first.address}"
-        self.deployed = ""
-        hashing_key = secrets.token_bytes(32)
-        record, self.key = new_key(Wish("test", (ADMIN,)), hashing_key, datetime.now(UTC))
-        reader, reader_key = new_key(Wish("metrics", (READ,)), hashing_key, datetime.now(UTC))
-        self.headers = {"Authorization": f"Bearer {self.key}"}
-        self.metrics_user = ("admin", secrets.token_urlsafe(24))
-        self._secrets = _certificates() | {
-            "key_hash": hashing_key.hex(),
-            "first_keys": write_keys([record, reader], hashing_key).decode(),
-            "metrics_key": reader_key,
-            "metrics_users": f"userlist metrics\n  user admin insecure-password {self.metrics_user[1]}\n",
-        }
+        self.key = ""
+        self.metrics_user = ("", "")
+        self.quick_start: list[tuple[readme.Example, str]] = []  # the README's examples, and what each printed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request of the administrator's has."""
+        return {"Authorization": f"Bearer {self.key}"}
 
     @property
     def secret_texts(self) -> list[str]:
         """What must be nowhere but in secrets: in each a piece that is nobody else's."""
-        texts = [
-            self.key.partition(".")[2],
-            self._secrets["metrics_key"],
-            self.metrics_user[1],
-            self._secrets["key_hash"],
-        ]
-        return texts + [self._secrets[name].splitlines()[1] for name in ("inferrer_key", "modelhost_key")]
+        held = [(service, path) for service in ("inferrer", "modelhost") for path in ("tls/key.pem",)]
+        held += [("inferrer", "key_hash"), ("metrics", "metrics_key")]
+        texts = []
+        for service, path in held:
+            container = self.lab.first.containers(service)[0]
+            lines = self.lab.first.docker("exec", container, "cat", f"/run/secrets/{path}").splitlines()
+            texts.append(next(line for line in lines if not line.startswith("-----")))
+        return [*texts, self.key.partition(".")[2], self.metrics_user[1]]
 
     def __enter__(self) -> Self:
-        """Deploy it, and wait until it answers."""
-        for name, text in self._secrets.items():
-            self.lab.first.docker("secret", "create", f"mlbuffet_{name}", "-", input=text)
-        self.deploy()
-        wait_until(self._is_ready, _READY_S, "the stack being ready")
+        """Do what the README prints."""
+        try:
+            for example in readme.examples((ROOT / "README.md").read_text(encoding="utf-8"), on_swarm=True):
+                printed = readme.run(example, ROOT, self.lab.first.environment, _UP_S)
+                self.quick_start.append((example, printed))
+        except BaseException:
+            self.__exit__()
+            raise
+        self.key = (FOLDER / "home/mlbuffet-admin.key").read_text(encoding="ascii").strip()
+        shown = _PASSWORD.search(self.quick_start[0][1])
+        assert shown is not None
+        self.metrics_user = shown["user"], shown["password"]
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove it."""
-        first = self.lab.first
-        first.docker("stack", "rm", "mlbuffet")
-        for node in self.lab.nodes:
-            wait_until(lambda node=node: _is_clean(node), 90, f"{node.name} being free of it")  # type: ignore[misc]
-        first.docker("secret", "rm", *(f"mlbuffet_{name}" for name in self._secrets))
+        """Remove it, and what models the second node has fetched."""
+        self.lab.deploy("down")
+        wait_until(lambda: _is_clean(self.lab.second), 90, "the second node being free of it")
+        self.lab.deploy("down", "--everything", "--yes")
 
-    def deploy(self, *files: str | Path, **variables: str) -> None:
-        """Run `docker stack deploy`, with more files and variables; what it said is kept."""
-        options = [option for file in ("deploy/stack.yaml", *files) for option in ("--compose-file", file)]
-        environment = {**self.lab.first.environment, **variables}
-        done = subprocess.run(
-            ["docker", "stack", "deploy", *options, "mlbuffet"],
+    def deploy(self, *files: Path) -> str:
+        """Run `docker stack deploy` with more files, as a person might; returns what it said."""
+        generation = newest_generation(self.lab.first.docker("secret", "ls", "--format={{.Name}}").split())
+        environment = self.lab.first.environment | commands.stack_environment(TAG, TAG, generation)
+        return run(
+            "sh",
+            "-c",
+            'exec "$@" 2>&1',
+            "sh",
+            *commands.deploy_stack([_STACK_FILE, *files], detach=False),
             env=environment,
             cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # where it complains
-            text=True,
-            timeout=120,
-            check=False,
         )
-        self.deployed = done.stdout
-        assert done.returncode == 0, done.stdout
 
-    def _is_ready(self) -> bool:
-        """Everything runs, and the edge finds inferrers."""
-        counts = self.lab.first.docker("service", "ls", "--format={{.Replicas}}").split()
-        numbers = [count.partition("/") for count in counts if "/" in count]
-        if not numbers or any(running != wanted for running, _, wanted in numbers):
-            return False
-        try:
-            return requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
+    def service(self, name: str) -> dict[str, Any]:
+        """What the engine knows of a service."""
+        return self.lab.first.inspect(f"mlbuffet_{name}")[0]
 
     def is_healthy(self, containers: list[str]) -> bool:
         """Tell whether all of these containers of the first node are healthy."""
@@ -120,14 +113,3 @@ def _is_clean(node: Node) -> bool:
     if volumes:
         node.docker("volume", "rm", *volumes)
     return True
-
-
-def _certificates() -> dict[str, str]:
-    """One authority, and a certificate for each role."""
-    authority = trustme.CA()
-    made = {"ca": authority.cert_pem.bytes().decode()}
-    for role in ("inferrer", "modelhost"):
-        certificate = authority.issue_cert(f"mlbuffet-{role}")
-        made[f"{role}_cert"] = "".join(blob.bytes().decode() for blob in certificate.cert_chain_pems)
-        made[f"{role}_key"] = certificate.private_key_pem.bytes().decode()
-    return made

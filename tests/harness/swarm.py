@@ -1,8 +1,9 @@
 """A Swarm of two nodes on this machine, made from nothing: two engines, a base image without a registry, our images.
 
 It needs root and Debian's packages. The first node is this machine; the second one is an engine in a network namespace
-of its own, joined by a pair of virtual links. All of it lies in one folder and is taken away at the end, unless
-MLBUFFET_LAB_KEEP=1: then the next run finds it there. The kernel may lack IPVS: so no virtual IPs and no ingress mesh.
+of its own, joined by a pair of virtual links. What an operator makes too is made by `mlbuffet deploy`, as one does. All
+of it lies in one folder and is taken away at the end, unless MLBUFFET_LAB_KEEP=1: then the next run finds it there. The
+kernel may lack IPVS: so no virtual IPs and no ingress mesh.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,18 +22,10 @@ from tests.harness.platform import ROOT, wait_until
 FOLDER = Path("/var/tmp/mlbuffet-lab")  # noqa: S108 - layers cannot lie on a tmpfs; one lab for a machine
 BASE = "python:3.11-slim-bookworm"
 TAG = "lab"
-NETWORK, SUBNET = "mlbuffet_overlay", "10.0.13.0/24"
 ADDRESSES = ("172.31.0.1", "172.31.0.2")
 PROGRAMS = ("docker", "dockerd", "debootstrap", "ip", "iptables", "nsenter")
 _NAMESPACE = "mlbuffet2"
 _LINKS = ("mlbuffet-1", "mlbuffet-2")
-_CERTIFICATES = Path("/usr/local/share/ca-certificates")
-_BUILDS = {
-    "inferrer": ("deploy/Dockerfile", "--target=inferrer", "--build-arg=SERVICE=inferrer"),
-    "modelhost": ("deploy/Dockerfile", "--target=modelhost", "--build-arg=SERVICE=modelhost"),
-    "edge": ("deploy/edge/Dockerfile",),
-    "metrics": ("metrics/Dockerfile",),
-}
 KEEP = os.environ.get("MLBUFFET_LAB_KEEP") == "1"
 
 
@@ -67,8 +61,8 @@ class Node:
             "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
             "DOCKER_API_VERSION": "1.41",  # a client may be newer than Debian's engine
             "MLBUFFET_TAG": TAG,
-            "MLBUFFET_EDGE_TAG": TAG,
-            "MLBUFFET_CERTIFICATES": "",
+            "HOME": f"{FOLDER}/home",  # of the operator, who keeps the authority's key there
+            "XDG_CONFIG_HOME": f"{FOLDER}/home/.config",
         }
 
     @property
@@ -147,7 +141,7 @@ class Node:
 
 
 class Lab:
-    """Both nodes, joined, with base image, network and our images."""
+    """Both nodes, joined, with base image and our images."""
 
     def __init__(self) -> None:
         self.first = Node("node1", ADDRESSES[0])
@@ -156,14 +150,15 @@ class Lab:
 
     def __enter__(self) -> Self:
         """Make what is not there yet."""
-        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / "home").mkdir(parents=True, exist_ok=True)
         rules = FOLDER / "iptables"
         if not rules.exists():
             rules.write_text(run("iptables-save"))
         try:
             self.first.start()
-            _make_base(self.first)
-            self.build(*_BUILDS)
+            if not self.first.docker("images", "--quiet", BASE):
+                self.deploy("base")
+            self.deploy("build")
             self._join()
         except BaseException:
             self.__exit__()
@@ -191,12 +186,10 @@ class Lab:
             run("umount", path)
         shutil.rmtree(FOLDER)
 
-    def build(self, *services: str) -> None:
-        """Build images; layers that are there are not made again."""
-        for service in services:
-            file, *options = _BUILDS[service]
-            common = ["--network=host", f"--build-arg=BASE={BASE}", f"--tag=mlbuffet/{service}:{TAG}"]
-            self.first.docker("build", "--quiet", *common, *options, f"--file={file}", ".", timeout_s=300, cwd=ROOT)
+    def deploy(self, *words: str, timeout_s: float = 420) -> str:
+        """Run `mlbuffet deploy …` as an operator does; returns what it printed."""
+        command = (sys.executable, "-m", "mlbuffet.cli", "deploy", *words)
+        return run(*command, timeout_s=timeout_s, env=self.first.environment, cwd=ROOT)
 
     def link(self, state: str) -> None:
         """Plug the second node in or out: `up` or `down`."""
@@ -215,16 +208,12 @@ class Lab:
         first, second = self.nodes
         if not _is_in_swarm(first):
             first.docker("swarm", "init", "--advertise-addr", first.address)
-        own = first.docker("info", "--format={{.Swarm.NodeID}}")
-        first.docker("node", "update", "--label-add", "mlbuffet.repository=true", own)
         second.start()
         if not _is_in_swarm(second):
             second.docker(
                 "swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address
             )
         self.copy_image(f"mlbuffet/modelhost:{TAG}")
-        if NETWORK not in first.docker("network", "ls", "--format={{.Name}}").split():
-            first.docker("network", "create", "--driver=overlay", f"--subnet={SUBNET}", "--attachable", NETWORK)
 
 
 # For `build_broken`: a runtime that makes sessions, and fails at the first run.
@@ -262,24 +251,3 @@ def _link() -> None:
     )
     for command in commands:
         run(*command.split())
-
-
-def _make_base(node: Node) -> None:
-    """The base image, from Debian's packages: there may be no registry to have it from."""
-    if node.docker("images", "--quiet", BASE):
-        return
-    root = FOLDER / "base"
-    shutil.rmtree(root, ignore_errors=True)
-    packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
-    run("debootstrap", "--variant=minbase", packages, "bookworm", root, timeout_s=300)
-    for extra in _CERTIFICATES.glob("*.crt"):  # where the network re-signs TLS
-        shutil.copy(extra, root / _CERTIFICATES.relative_to("/"))
-    run("chroot", root, "update-ca-certificates")
-    for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
-        shutil.rmtree(root / folder)
-        (root / folder / "partial").mkdir(parents=True)
-    with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as packed:
-        change = "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt"
-        node.docker("import", "--change", change, "-", BASE, stdin=packed.stdout)
-    assert packed.returncode == 0
-    shutil.rmtree(root)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.platform import SAMPLES
 from tests.harness.stack import Stack
 from tests.harness.swarm import Lab, missing
 
@@ -22,7 +21,6 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def stack(lab: Lab) -> Iterator[Stack]:
-    """The stack, deployed from nothing, with the sample model of irises; each test leaves it whole."""
+    """The stack, deployed from nothing as the README prints it, with the model of irises; each test leaves it whole."""
     with Stack(lab) as deployed:
-        deployed.put("iris.onnx", (SAMPLES / "iris.onnx/1/model.onnx").read_bytes()).raise_for_status()
         yield deployed

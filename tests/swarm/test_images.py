@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from mlbuffet.deploying.names import IMAGES
 from tests.harness.platform import wait_until
 from tests.harness.swarm import CANNOT_RUN, TAG, Lab, Node, build_broken
 
-SERVICES = ("inferrer", "modelhost", "edge", "metrics")
 MODELHOST = ("--volume=/repository", "--volume=/run/mlbuffet", "--env=MODELHOST_REPOSITORY=/repository")
 HARDENED = ("--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", "--network=none")
 
@@ -39,7 +39,7 @@ def status_of_first(node: Node, container: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", IMAGES)
 def test_an_image_is_labelled_and_its_user_is_nobody_special(lab: Lab, service: str) -> None:
     image = lab.first.inspect(f"mlbuffet/{service}:{TAG}")[0]
     assert image["Config"]["User"] == "10001:10001"
@@ -49,7 +49,7 @@ def test_an_image_is_labelled_and_its_user_is_nobody_special(lab: Lab, service: 
     print(f"mlbuffet/{service}: {(image['Size'] - base) / 1e6:.0f} MB over the base")  # noqa: T201 - a figure
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", IMAGES)
 def test_d05_root_is_refused(lab: Lab, service: str) -> None:
     with started(lab.first, f"mlbuffet/{service}:{TAG}", "--user=0") as container:
         assert lab.first.docker("wait", container) == "1"

@@ -16,7 +16,7 @@ import trustme
 from google.protobuf import json_format
 
 from mlbuffet.oip import inference_pb2
-from tests.harness import grpc_client
+from tests.harness import grpc_client, readme
 from tests.harness.platform import wait_until
 from tests.harness.stack import Stack
 from tests.harness.swarm import ADDRESSES
@@ -24,6 +24,14 @@ from tests.harness.swarm import ADDRESSES
 SERVICES = ("edge", "inferrer", "modelhost", "mirror", "metrics")
 LIMIT_S = 5 if os.environ.get("MLBUFFET_SOAK") == "1" else 20  # a machine of a CI may have other things to do
 PUBLISHED = {80, 8001, 8002, 9091}
+
+
+def test_the_readme_does_what_it_says(stack: Stack) -> None:
+    """Its commands have made this stack; here is what they printed."""
+    assert len(stack.quick_start) == 4  # the reading of the page is not broken
+    for example, printed in stack.quick_start:
+        assert example.output is not None
+        assert readme.is_as_shown(example.output, printed), f"README.md, line {example.line}:\n{printed}"
 
 
 def test_the_golden_prediction_is_answered_on_port_80(stack: Stack) -> None:
@@ -50,11 +58,10 @@ def test_grpc_passes_the_edge(stack: Stack) -> None:
 
 
 def test_d06_nothing_in_the_stack_file_is_ignored(stack: Stack, tmp_path: Path) -> None:
-    said = stack.deployed
+    said = stack.deploy()
     wanting = tmp_path / "wanting.yaml"  # would it be said?
     wanting.write_text('version: "3.9"\nservices: { edge: { security_opt: ["no-new-privileges"] } }\n')
-    stack.deploy(wanting)
-    assert "Ignoring unsupported options: security_opt" in stack.deployed
+    assert "Ignoring unsupported options: security_opt" in stack.deploy(wanting)
     assert "gnoring" not in said
     assert "nsupported" not in said
 
@@ -184,10 +191,10 @@ def test_with_a_certificate_the_public_ports_speak_tls(stack: Stack, tmp_path: P
             return False
 
     try:
-        stack.deploy("deploy/tls.yaml")
+        stack.lab.deploy("up", "--tls")
         wait_until(lambda: answers("https"), 60, "HTTPS")
         assert not answers("http")
     finally:
-        stack.deploy()
+        stack.lab.deploy("up")
         wait_until(lambda: answers("http"), 60, "HTTP")
         first.docker("secret", "rm", "mlbuffet_edge")

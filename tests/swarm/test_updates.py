@@ -3,6 +3,7 @@
 import json
 import os
 
+import pytest
 import requests
 
 from tests.harness.platform import wait_until
@@ -49,7 +50,7 @@ def test_d01_every_service_but_the_edge_is_updated_without_one_failed_request(st
     whole(stack)
     tag_anew(stack.lab, "next")
     with load(stack, LEAST) as running:
-        stack.deploy(MLBUFFET_TAG="next")
+        stack.lab.deploy("up", "--tag", "next")
         wait_for_updates(stack, "completed")
     print(f"rolling update: {running.result}")  # noqa: T201 - a figure
     assert running.result.failures == {}
@@ -64,7 +65,8 @@ def test_d02_an_update_to_images_that_do_not_work_rolls_back_without_one_failed_
     lab.copy_image("mlbuffet/modelhost:broken")
     tag_anew(lab, "worse", modelhost="mlbuffet/modelhost:broken", inferrer="mlbuffet/inferrer:broken")
     with load(stack) as running:
-        stack.deploy(MLBUFFET_TAG="worse")
+        with pytest.raises(AssertionError, match="rollback completed"):
+            stack.lab.deploy("up", "--tag", "worse")
         wait_for_updates(stack, "rollback_completed")
     print(f"update that rolls back: {running.result}")  # noqa: T201 - a figure
     assert running.result.failures == {}
