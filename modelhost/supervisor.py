@@ -124,6 +124,8 @@ class Supervisor:
             data = self._control.recv(4096)
         except BlockingIOError:
             return
+        except ConnectionResetError:  # killed with orders of ours unread: uvloop never calls this again after an error
+            data = b""
         if not data:
             self._loop.remove_reader(self._control)
             if not self.lost.done():
