@@ -216,6 +216,7 @@ class DataPlane:
             now = time.monotonic()
             self._rooms.age(now)
             for replica in self.replicas.connections():
+                replica.age(_SWEEP_S)
                 if replica.in_flight:
                     replica.expire(now)
 

@@ -22,6 +22,7 @@ _REPLY, _ERROR, _PONG, _STATE = Kind.REPLY.value, Kind.ERROR.value, Kind.PONG.va
 _FOLLOW, _FETCH = Kind.FOLLOW.value, Kind.FETCH.value
 
 _SMOOTHING = 0.05
+_FORGOTTEN_S = 0.5  # of which a turn is a small part: who waits for one is not taken for faster than the others
 _FOUND = 3  # where in a state it stands how the version is run
 _FAST_S = 0.0003  # a run that costs less than what is around it
 _MOST_TOGETHER = 32
@@ -98,7 +99,7 @@ class Replica(FrameProtocol):
         self.tenths = FULL
         self.versions: Mapping[str, Sequence[Any]] = {}  # state, error code, reason, and what was measured
         self.in_flight = 0
-        self.took_s = 0.0  # to answer requests that take turns: the longest of late
+        self.took_s = 0.0  # to answer requests that take turns: the longest of late, less and less with time
         self.held_bytes = 0  # of what is in flight
         self._calls: dict[int, Call] = {}
         self._next_id = 0
@@ -178,6 +179,10 @@ class Replica(FrameProtocol):
             self.in_flight -= 1
             self.held_bytes -= len(call.body)
         return call
+
+    def age(self, seconds: float) -> None:
+        """Forget by and by how slow it was: one that gets few requests has few answers to show that it is no more."""
+        self.took_s *= 1 - seconds / _FORGOTTEN_S
 
     def expire(self, now: float) -> None:
         """End what is past its deadline; hold it against the modelhost what it has not answered for long."""

@@ -68,9 +68,10 @@ def test_l01_a_slow_modelhost_gets_less(three: RunningPlatform) -> None:
     others = [found["modelhost-2"], found["modelhost-3"]]
     assert min(others) > 0.3, found
     with Load(three.port, "sine", SINE, clients=12) as load:
-        load.wait_for(200)
-        again = shares(three, "sine", load, 2000)
-    assert again["modelhost-1"] > 0.26, "it is used again when it is fast again"
+        # How slow it was is forgotten with time, not with requests, of which a busy machine has few.
+        wait_until(
+            lambda: shares(three, "sine", load, 1000)["modelhost-1"] > 0.28, 30, "its being used again when it is fast"
+        )
 
 
 def test_l02_a_killed_modelhost_costs_nobody_an_answer(tmp_path: Path) -> None:

@@ -323,6 +323,17 @@ def test_nobody_is_blamed_for_what_this_process_was_kept_from_hearing(play: Call
     play(scenario, well, well)
 
 
+def test_how_slow_a_modelhost_was_is_forgotten_without_a_request_to_it(play: Callable[..., None]) -> None:
+    async def scenario(dataplane: DataPlane, _: list[Host]) -> None:
+        (replica,) = dataplane.replicas.all()
+        replica.took_s = 1.0
+        await asyncio.sleep(0.1)
+        assert replica.took_s > 0.3, "not in a few turns of others"
+        await until(lambda: replica.took_s < 0.01)
+
+    play(scenario, well)
+
+
 def test_attempts_to_connect_come_ever_more_slowly_but_not_too_slowly() -> None:
     peer, rng = Peer(Address(path="/x")), random.Random(1)  # noqa: S311 - chance, not secrecy
     pauses = []
