@@ -32,15 +32,18 @@ def free_port() -> int:
         return port
 
 
-def wait_until(check: Callable[[], T], timeout_s: float = 15, what: str = "the condition") -> T:
-    """Poll until `check` gives something true; returns it."""
+def wait_until(check: Callable[[], T], timeout_s: float = 15, what: str | Callable[[], str] = "the condition") -> T:
+    """Poll until `check` gives something true; returns it.
+
+    `what` may be a function, asked when it does not come true: it shows what is the case by then.
+    """
     ends_at = time.monotonic() + timeout_s
     while True:
         found = check()
         if found:
             return found
         if time.monotonic() > ends_at:
-            msg = f"{what} did not come true within {timeout_s} s"
+            msg = f"{what if isinstance(what, str) else what()} did not come true within {timeout_s} s"
             raise AssertionError(msg)
         time.sleep(0.02)
 
@@ -137,10 +140,15 @@ class RunningPlatform:
     def wait_ready(self, timeout_s: float = 20) -> None:
         """Wait until every started modelhost is ready in the eyes of every inferrer process."""
         hosts = sum(name.startswith("modelhost") and process.poll() is None for name, process in self.processes.items())
-        wait_until(lambda: self._sees(hosts), timeout_s, f"all {hosts} modelhosts being ready\n{self.logs()[-3000:]}")
+        wait_until(
+            lambda: self.sees(hosts), timeout_s, lambda: f"all {hosts} modelhosts being ready\n{self.logs()[-3000:]}"
+        )
 
-    def _sees(self, hosts: int) -> bool:
-        """Ask on fresh connections until each inferrer process has answered; its request ids tell who it is."""
+    def sees(self, hosts: int) -> bool:
+        """Tell whether so many modelhosts are ready in the eyes of every inferrer process.
+
+        Asks on fresh connections until each has answered; its request ids tell who it is.
+        """
         asked: set[str] = set()
         tries = 0
         try:
