@@ -79,9 +79,16 @@ def batch_limit(model: OnnxModel, asked: int) -> int:
     try:
         if not _rows_are_independent(model):
             return 1
-        return asked or best_limit(lambda size: _time_of(model, size), _BUDGET_S)
+        return asked or _best_limit(model)
     except (MLBuffetError, Terminated):
         return 1
+
+
+def _best_limit(model: OnnxModel) -> int:
+    best = best_limit(lambda size: _time_of(model, size), _BUDGET_S)
+    # Larger ones were tried too, on a busy machine more of them: what they took would never be used again.
+    model.give_back(_feeds(model, 1), [spec.name for spec in model.signature.outputs])
+    return best
 
 
 def _feeds(model: OnnxModel, rows: int) -> Feeds:

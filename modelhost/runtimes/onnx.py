@@ -73,8 +73,7 @@ class OnnxModel:
             msg = f"the file is not a model that can be loaded: {clean_message(error)}"
             raise _failure(error, InvalidModelError(msg)) from None
         self.signature = Signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = _QUIET
+        self._options = _run_options()
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str]) -> list[Any]:
         """Run once; the outputs in the order asked for.
@@ -96,6 +95,19 @@ class OnnxModel:
     def terminate(self) -> None:
         """Ask the run that is going on to stop, from another thread; one big kernel may not listen."""
         self._options.terminate = True
+
+    def give_back(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str]) -> None:
+        """Run once more, and let go of the memory that larger runs took and this one has no use for.
+
+        Raises:
+            InvalidValueError, ResourceLimitError, Terminated: as `run`.
+        """
+        as_ever, self._options = self._options, _run_options()
+        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        try:
+            self.run(feeds, outputs)
+        finally:
+            self._options = as_ever
 
     def trial_feeds(self) -> dict[str, np.ndarray[Any, Any]]:
         """Inputs of the right shape and type, 1 for each dynamic axis, to try and warm the model with.
@@ -129,6 +141,12 @@ class OnnxModel:
         except InvalidValueError as error:
             return error.message
         return ""
+
+
+def _run_options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = _QUIET
+    return options
 
 
 def warm_runtime() -> None:
