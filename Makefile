@@ -75,7 +75,7 @@ soak: $(VENV)/dev ## Run the long soak, then every test at its full size (hours)
 lock: | $(VENV)/python ## Write the locks anew from pyproject.toml, and those of the clients in the tests
 	$(BIN)/pip install --quiet uv
 	$(COMPILE) --all-extras pyproject.toml --output-file locks/dev.txt
-	for extra in inferrer modelhost cli deploy local; do \
+	for extra in inferrer modelhost trainer cli deploy local; do \
 	  $(COMPILE) --constraint locks/dev.txt --extra $$extra pyproject.toml --output-file locks/$$extra.txt; \
 	done
 	for wanted in tests/clients/*/requirements.in; do \

@@ -16,6 +16,7 @@ from inferrer.rpc.statuses import status_of
 from inferrer.settings import InferrerSettings
 from mlbuffet.errors import MLBuffetError, all_errors
 from modelhost.settings import ModelhostSettings
+from trainer.settings import TrainerSettings
 
 DOCS = Path(__file__).resolve().parent
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
@@ -137,6 +138,63 @@ MODELHOST = {
 }
 
 
+TRAINER = {
+    "channel": (
+        "Where inferrers connect: `unix:` and a socket's path, for processes of the same user, or `tcp://host:port`, "
+        "beyond loopback only with TLS."
+    ),
+    "tls_folder": (
+        "As for the inferrer: this service's certificate must be valid for `mlbuffet-trainer`, and only one that is "
+        "valid for `mlbuffet-inferrer` may connect."
+    ),
+    "host": "Address for health and metrics. Loopback only.",
+    "port": "Its port; 0 takes a free one, which the log names.",
+    "folder": "Where runs are kept: what was sent, the log, what became of them.",
+    "engines": (
+        "Docker engines that scripts run on, each with the number of runs that it takes at once: "
+        "`tcp://node1:2376=2,unix:///var/run/docker.sock=1`. Empty: no training."
+    ),
+    "docker_certs": (
+        "Folder with `ca.pem`, `cert.pem` and `key.pem` for engines over TCP. The engine's own certificate must be of "
+        "this authority and name the address. Renewed files count for what is asked next."
+    ),
+    "image": "The image that scripts run in; pulled when an engine lacks it. A request cannot name another one.",
+    "index_url": "The package index that requirements come from; empty: the one that the image is set up for.",
+    "index_ca": "File with the authority of the index's certificate; empty: those that the image knows.",
+    "sdists": (
+        "Whether requirements may come as source packages, whose own programs then run while they are built, with "
+        "the network; else wheels only."
+    ),
+    "urls": "Whether a requirement may name an address.",
+    "inferrer": "The inferrer's address, where models are uploaded.",
+    "inferrer_ca": "File with the authority of the inferrer's certificate, where its address is `https://`.",
+    "key": "The same as `INFERRER_TRAINER_KEY`, best from a file. Empty: models are uploaded as anybody does.",
+    "queue": "Runs that may wait; the next one is answered `QUEUE_FULL`.",
+    "timeout_s": "Seconds that a script may run where the request does not say.",
+    "most_timeout_s": "The most that a request may ask for.",
+    "memory_bytes": "Memory that a script may take where the request does not say, all its processes together.",
+    "most_memory_bytes": "The most that a request may ask for.",
+    "cpus": "Processor cores that a script has time for where the request does not say.",
+    "most_cpus": "The most that a request may ask for.",
+    "pids": "Processes and threads that a script may have.",
+    "work_bytes": "Size of the folder that a script works in, which is in memory: dataset, model and all it writes.",
+    "work_files": "How many files may be in it.",
+    "tmp_bytes": "Size of a script's `/tmp`, likewise.",
+    "script_bytes": "The largest script that is taken.",
+    "dataset_bytes": "The largest dataset that is taken, all its files together.",
+    "model_bytes": "The largest model that a script may leave.",
+    "log_bytes": "How much is kept of what a script prints.",
+    "prepare_s": "Seconds that installing requirements may take.",
+    "environment_bytes": "Disk that installed requirements may take.",
+    "environments": "How many different sets of installed requirements an engine keeps; the least recently used leave.",
+    "register_s": "Seconds in which an inferrer that cannot take a model now is asked again.",
+    "keep_runs": "How many runs that have ended are kept; the oldest leave, their models stay.",
+    "outputs": "Folder in which each run's model and log are left too, in a folder of the run's id. Empty: nowhere.",
+    "drain_s": "Seconds that what is under way in the trainer itself gets when it is stopped; scripts go on.",
+    "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+}
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
@@ -187,6 +245,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "errors": error_table,
     "inferrer_settings": lambda: settings_table(InferrerSettings, "INFERRER_", INFERRER),
     "modelhost_settings": lambda: settings_table(ModelhostSettings, "MODELHOST_", MODELHOST),
+    "trainer_settings": lambda: settings_table(TrainerSettings, "TRAINER_", TRAINER),
 }
 
 

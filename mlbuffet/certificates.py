@@ -13,7 +13,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-INFERRER, MODELHOST = "mlbuffet-inferrer", "mlbuffet-modelhost"
+INFERRER, MODELHOST, TRAINER = "mlbuffet-inferrer", "mlbuffet-modelhost", "mlbuffet-trainer"
 
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 _Stamp = tuple[tuple[int, int, int], ...]

@@ -91,7 +91,7 @@ async def connect(make: Callable[[], P], address: Address, tls: ssl.SSLContext |
 
 
 async def listen(
-    make: Callable[[], FrameProtocol], address: Address, tls: ssl.SSLContext | None
+    make: Callable[[], asyncio.BaseProtocol], address: Address, tls: ssl.SSLContext | None
 ) -> asyncio.AbstractServer:
     """Wait for inferrers at an address; a socket file left by a dead process is replaced.
 

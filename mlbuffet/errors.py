@@ -167,6 +167,12 @@ class VersionNotFoundError(NotFoundError):
     code = "VERSION_NOT_FOUND"
 
 
+class RunNotFoundError(NotFoundError):
+    """No training run has this id."""
+
+    code = "RUN_NOT_FOUND"
+
+
 class MethodNotAllowedError(MLBuffetError):
     """The address exists, but not for this method."""
 
@@ -216,6 +222,18 @@ class IdempotencyConflictError(ConflictError):
     """The Idempotency-Key was used before, for other bytes."""
 
     code = "IDEMPOTENCY_CONFLICT"
+
+
+class RunActiveError(ConflictError):
+    """The training run has not ended yet."""
+
+    code = "RUN_ACTIVE"
+
+
+class RunEndedError(ConflictError):
+    """The training run is past what was asked for: it has ended, or its model is being registered."""
+
+    code = "RUN_ENDED"
 
 
 class PreconditionFailedError(MLBuffetError):
@@ -285,6 +303,30 @@ class ModelTooComplexError(InvalidModelError):
     """The model has more nodes, inputs or levels than are taken."""
 
     code = "MODEL_TOO_COMPLEX"
+
+
+class MissingScriptError(UnprocessableError):
+    """A training request comes without the file `script`."""
+
+    code = "MISSING_SCRIPT"
+
+
+class MissingRequirementsError(UnprocessableError):
+    """A training request comes without the file `requirements`."""
+
+    code = "MISSING_REQUIREMENTS"
+
+
+class MissingDatasetError(UnprocessableError):
+    """A training request comes without a file `dataset`."""
+
+    code = "MISSING_DATASET"
+
+
+class InvalidRequirementsError(UnprocessableError):
+    """A line of the requirements is no requirement, or one that is not taken: an option, an address."""
+
+    code = "INVALID_REQUIREMENTS"
 
 
 class TooManyRequestsError(MLBuffetError):
@@ -366,6 +408,13 @@ class BusyError(UnavailableError):
     """The server handles as many such requests as it may."""
 
     code = "BUSY"
+
+
+class EngineUnavailableError(UnavailableError):
+    """No engine that could run a training script can be reached."""
+
+    code = "ENGINE_UNAVAILABLE"
+    retry_after_s = 10
 
 
 class ModelCorruptError(UnavailableError):

@@ -15,6 +15,8 @@ _CHUNK = 1 << 18
 _FIELD_BYTES = 1 << 19
 _PARTS = 16
 
+FormEvent = MultipartSegment | bytes | bytearray | None
+
 
 def is_multipart(content_type: str) -> bool:
     """Tell whether a body is multipart/form-data."""
@@ -43,25 +45,36 @@ def read_form(
         BadMultipartError: not well formed, no file or more than one, an unknown or repeated field.
         TooLargeError: too many parts or headers, or a field over 512 KiB.
     """
+    reader = _FormReader(frozenset(files), frozenset(fields), take)
+    for event in form_events(stream, content_type):
+        reader.feed(event)
+    return reader.finish()
+
+
+def form_events(stream: Any, content_type: str, parts: int = _PARTS) -> Iterator[Any]:  # noqa: ANN401 - as above
+    """What stands in a form, as it comes: the head of each part, its bytes, and None at its end.
+
+    Raises:
+        BadMultipartError: not well formed.
+        TooLargeError: too many parts or headers.
+    """
     _, options = parse_options_header(content_type)
     boundary = options.get("boundary")
     if not boundary:
         msg = "the Content-Type multipart/form-data comes with a boundary; there is none"
         raise BadMultipartError(msg)
-    reader = _FormReader(frozenset(files), frozenset(fields), take)
     try:
         with PushMultipartParser(
-            boundary, max_segment_count=_PARTS, max_header_count=8, max_header_size=8192, strict=True
+            boundary, max_segment_count=parts, max_header_count=8, max_header_size=8192, strict=True
         ) as parser:
             for chunk in _with_tail(read_chunks(stream)):
-                reader.feed(parser.parse(chunk))
+                yield from parser.parse(chunk)
     except ParserLimitReached as error:
-        msg = f"a form has at most {_PARTS} parts with 8 short header fields each: {error}"
+        msg = f"a form has at most {parts} parts with 8 short header fields each: {error}"
         raise TooLargeError(msg) from error
     except MultipartError as error:
         msg = f"the multipart body is not well formed: {error}"
         raise BadMultipartError(msg) from error
-    return reader.finish()
 
 
 def _with_tail(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -90,13 +103,12 @@ class _FormReader:
         self._values: dict[str, bytearray] = {}
         self._field: bytearray | None = None
 
-    def feed(self, events: Any) -> None:  # noqa: ANN401 - the parser's generator
-        """Take the events of one chunk."""
-        for event in events:
-            if isinstance(event, MultipartSegment):
-                self._begin(event)
-            elif event is not None:
-                self._content(event)
+    def feed(self, event: Any) -> None:  # noqa: ANN401 - the parser has no types
+        """Take what comes next."""
+        if isinstance(event, MultipartSegment):
+            self._begin(event)
+        elif event is not None:
+            self._content(event)
 
     def _begin(self, segment: MultipartSegment) -> None:
         name = segment.name

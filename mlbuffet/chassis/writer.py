@@ -60,7 +60,8 @@ class ResponseWriter:
         if self._transport is None:
             return ("", 0), 0
         peer = self._transport.get_extra_info("peername") or ("", 0)  # none where it has reset the connection
-        return peer[:2], self._transport.get_extra_info("sockname")[1]
+        own = self._transport.get_extra_info("sockname")
+        return peer[:2], own[1] if isinstance(own, tuple) else 0  # a unix socket's is a path
 
     def answers(self, request: Request) -> bool:
         """Tell whether somebody waits for the answer to a request."""

@@ -1,0 +1,130 @@
+"""The composition root of the trainer."""
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from mlbuffet.certificates import INFERRER, TRAINER, has_role, roles_of, tls_context
+from mlbuffet.channel import is_own_user
+from mlbuffet.chassis.connection import HttpConnection
+from mlbuffet.chassis.hosts import HostPolicy
+from mlbuffet.chassis.http import HttpServer
+from mlbuffet.chassis.process import ignore_signals, settle_memory
+from mlbuffet.chassis.request import Limits
+from mlbuffet.chassis.telemetry import exposition
+from mlbuffet.chassis.web import NoLane, health_routes, make_app
+from mlbuffet.endpoints import Address, listen
+from trainer.attempt import Surroundings
+from trainer.dockerd import DockerEngine
+from trainer.environments import Environments
+from trainer.installer import Bounds, Installer
+from trainer.launcher import Launcher
+from trainer.link import Link
+from trainer.registry import Registry
+from trainer.routes import run_routes
+from trainer.settings import Place, TrainerSettings
+from trainer.spec import Sandbox
+from trainer.stations import Station
+from trainer.store import RunStore
+from trainer.telemetry import TrainerMetrics
+from trainer.training import Training
+
+log = logging.getLogger(__name__)
+
+_FORM_BYTES = 1 << 20  # what a form may have beside its files
+_THREADS = 48
+_OWN_THREADS = 4
+_OWN_BODY_BYTES = 1 << 16
+
+
+class InferrerConnection(HttpConnection):
+    """A connection that only an inferrer may have."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Look at who connects: on a unix socket at the user, else at the role in the certificate."""
+        super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if not has_role(transport, INFERRER):
+            log.warning("client refused", extra={"names": roles_of(transport)})
+            self.abort()
+        elif sock is not None and sock.family.name == "AF_UNIX" and not is_own_user(sock):
+            log.warning("client refused", extra={"why": "another user"})
+            self.abort()
+
+
+async def serve(settings: TrainerSettings) -> int:
+    """Run until told to stop; returns the exit status. Scripts go on without the trainer."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = RunStore(Path(settings.folder))
+    registry = Registry(settings.inferrer, settings.key, settings.inferrer_ca)
+    around = Surroundings(settings, store, registry, threading.Event())
+    launcher = Launcher(around, make_stations(settings, store.trainer_id))
+    training = Training(settings, store, launcher)
+    api = _make_api(settings, training)
+    own = _make_own(settings, training, launcher.stations)
+    tls = tls_context(settings.tls_folder, server=True)
+    listener = await listen(lambda: InferrerConnection(api), Address.parse(settings.channel), tls)
+    own_listener = await loop.create_server(own.connection, settings.host, settings.port)
+    launcher.start()
+    port = own_listener.sockets[0].getsockname()[1]
+    log.info("trainer started", extra={"channel": settings.channel, "port": port, "engines": len(launcher.stations)})
+    settle_memory()
+    await stop.wait()
+    for each in (listener, own_listener):
+        each.close()
+    await asyncio.to_thread(launcher.leave, settings.drain_s)
+    await api.drain(0)
+    await own.drain(0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    ignore_signals()
+    return 0
+
+
+def make_stations(settings: TrainerSettings, trainer_id: str) -> list[Station]:
+    """The engines that the settings name."""
+    sandbox = Sandbox(
+        trainer_id=trainer_id,
+        image=settings.image,
+        pids=settings.pids,
+        work_bytes=settings.work_bytes,
+        work_files=settings.work_files,
+        tmp_bytes=settings.tmp_bytes,
+        index_url=settings.index_url,
+        sdists=settings.sdists,
+        has_ca=settings.index_ca is not None,
+    )
+    bounds = Bounds(settings.prepare_s, settings.environment_bytes, settings.index_ca)
+    stations = []
+    for place in map(Place.parse, settings.engines):
+        link = Link(place.address, settings.docker_certs)
+        environments = Environments(Path(settings.folder) / "environments", place.address, settings.environments)
+        installer = Installer(link, sandbox, environments, bounds)
+        stations.append(
+            Station(DockerEngine(place.address, link, sandbox, installer, settings.model_bytes), place.slots)
+        )
+    return stations
+
+
+def _make_api(settings: TrainerSettings, training: Training) -> HttpServer:
+    app = make_app("trainer", run_routes(training))
+    body_bytes = settings.dataset_bytes + settings.script_bytes + _FORM_BYTES
+    return HttpServer(
+        app, NoLane(), Limits(body_bytes=body_bytes, threads=_THREADS), gate=HostPolicy([TRAINER]), lane_on=False
+    )
+
+
+def _make_own(settings: TrainerSettings, training: Training, stations: Sequence[Station]) -> HttpServer:
+    """Health and metrics, on loopback."""
+    registry = CollectorRegistry()
+    registry.register(TrainerMetrics(training.store, stations, settings.docker_certs))
+    app = make_app("trainer", health_routes(lambda: training.ready, lambda: exposition(registry)))
+    return HttpServer(app, NoLane(), Limits(body_bytes=_OWN_BODY_BYTES, threads=_OWN_THREADS), lane_on=False)
