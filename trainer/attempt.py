@@ -26,7 +26,7 @@ from trainer.verdict import verdict
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-_USAGE_S = 1.0
+_USAGE_S = 0.5
 _DRAIN_S = 10.0
 _PAUSE_S = 2.0
 _START_TAKES_S = 2.0  # at most, in a healthy engine: the script has had its time whenever it was counted from
@@ -172,14 +172,14 @@ class Attempt:
     def _train(self) -> None:
         """Start the script, or find it running, and see it to its end."""
         run = self._run
-        self._engine.start(run)
+        left_s = run.wish.limits.timeout_s if self._engine.start(run) else _left_s(run)
         reader = threading.Thread(target=self._read, args=(run,), name=f"log {run.run_id}", daemon=True)
         reader.start()
-        seen, late = self._watch(run)
+        seen, late = self._watch(run, left_s)
         reader.join(_DRAIN_S)
         if self._run.cancelled:
             raise CancelledError
-        if seen.state == "absent" or seen.lost:
+        if seen.lost:
             raise TrainingError(Reason.INTERRUPTED, "the engine was stopped while the script ran")
         self._store.put(replace(self._run, exit_code=seen.exit_code))
         if late or seen.ran_s >= run.wish.limits.timeout_s:
@@ -193,9 +193,9 @@ class Attempt:
             write_file(file)
         self._move(lambda run: replace(runs.register(run), resources=self._resources()))
 
-    def _watch(self, run: Run) -> tuple[Seen, bool]:
+    def _watch(self, run: Run, left_s: float) -> tuple[Seen, bool]:
         """Wait for the script's end; tells whether its time was over."""
-        ends_at = time.monotonic() + _left_s(run)
+        ends_at = time.monotonic() + left_s
         asked_at = 0.0
         late = False
         while (seen := self._engine.look(run)).state == "running":
@@ -207,6 +207,8 @@ class Attempt:
                 asked_at = moment
                 self._note(self._engine.usage(run))
             time.sleep(_POLL_S)
+        if seen.out_of_memory:
+            self._note(Usage(run.wish.limits.memory_bytes))
         return seen, late
 
     def _note(self, usage: Usage | None) -> None:
@@ -264,7 +266,7 @@ class Attempt:
 
 
 def _left_s(run: Run) -> float:
-    """How long a script may still run, by the wall clock of when it began."""
+    """How long a script that was found running may go on, by the wall clock of when it began."""
     began = datetime.fromisoformat(str(run.training_started))
     ran_s = (datetime.now(UTC) - began).total_seconds()
     timeout_s = run.wish.limits.timeout_s

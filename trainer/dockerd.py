@@ -14,7 +14,7 @@ from trainer.runs import Reason, Run
 from trainer.store import RunFolder
 from trainer.survey import SURVEY, read_survey
 
-_STOP_S = 5
+_STOP_S = 3  # a script has to listen for SIGTERM to make use of it
 _ROLES = ("prepare", "train", "keep")
 
 
@@ -53,23 +53,26 @@ class DockerEngine:
             client.put_archive(keep, spec.WORK, pack(files))
         self._link.create(spec.container_name(run.run_id, "train"), spec.train_container(self._sandbox, run))
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run) -> bool:
         """Start the script; one that has been started is left as it is."""
-        if self.look(run).state == "ready":
-            with self._link.asking() as client:
-                client.start(spec.container_name(run.run_id, "train"))
+        seen = self.look(run)
+        if seen.state != "ready" or seen.lost:  # an engine that was stopped meanwhile may have begun to start it
+            return False
+        with self._link.asking() as client:
+            client.start(spec.container_name(run.run_id, "train"))
+        return True
 
     def look(self, run: Run) -> Seen:
         """What has become of the script, and whether what it wrote is still held."""
         state = self._link.state_of(spec.container_name(run.run_id, "train"))
         if state is None:
             return Seen("absent", lost=True)
-        if state["Status"] == "created":
-            return Seen("ready")
         if state["Status"] in {"running", "paused", "restarting", "removing"}:
             return Seen("running")
         keeper = self._link.state_of(spec.container_name(run.run_id, "keep"))
         held = keeper is not None and keeper["Running"]
+        if state["Status"] == "created":
+            return Seen("ready", lost=not held)
         return Seen("ended", state["ExitCode"], state["OOMKilled"], _ran_s(state), lost=not held)
 
     def usage(self, run: Run) -> Usage | None:
@@ -86,7 +89,7 @@ class DockerEngine:
         return self._link.follow(spec.container_name(run.run_id, "train"))
 
     def stop(self, run: Run) -> None:
-        """Ask the script to end, and make it five seconds later; the kernel ends its other processes with it."""
+        """Ask the script to end, and make it three seconds later; the kernel ends its other processes with it."""
         try:
             with self._link.asking() as client:
                 client.stop(spec.container_name(run.run_id, "train"), timeout=_STOP_S)

@@ -78,8 +78,8 @@ class Engine(Protocol):
     def place(self, run: Run, folder: RunFolder) -> None:
         """Put the inputs where the script finds them, and have it ready to start."""
 
-    def start(self, run: Run) -> None:
-        """Start the script, unless it has started."""
+    def start(self, run: Run) -> bool:
+        """Start the script, unless it has started; tells whether it is so."""
 
     def look(self, run: Run) -> Seen:
         """What has become of the script."""
@@ -91,7 +91,7 @@ class Engine(Protocol):
         """All that the script has printed, from the beginning, and what it will."""
 
     def stop(self, run: Run) -> None:
-        """Ask the script to end, and make it five seconds later."""
+        """Ask the script to end, and make it a moment later."""
 
     def take(self, run: Run, folder: RunFolder) -> bytes:
         """Copy the model of a script that has ended to `folder.model`; returns its file of metrics.
