@@ -28,6 +28,12 @@ _FILES = ("ca.pem", "cert.pem", "key.pem")
 _AWAY = ("context canceled", "shutting down", "connection refused")
 
 
+class _Client(docker.APIClient):  # type: ignore[misc]  # docker has no types
+    """Takes nothing from the environment: REQUESTS_CA_BUNDLE would stand in for the engines' authority."""
+
+    trust_env = property(lambda _: False, lambda _, __: None)
+
+
 class Link:
     """One engine's address, and a client of it."""
 
@@ -89,10 +95,10 @@ class Link:
         """Meet the engine, and speak its version of the API."""
         options: dict[str, Any] = {"version": "auto", "timeout": timeout_s, "num_pools": _CONNECTIONS}
         if self._certificates is None:
-            return docker.APIClient(base_url=self._address, **options)
+            return _Client(base_url=self._address, **options)
         ca, certificate, key = (str(self._certificates / name) for name in _FILES)
         tls = TLSConfig(client_cert=(certificate, key), ca_cert=ca, verify=True)
-        return docker.APIClient(base_url=self._address.replace("tcp://", "https://", 1), tls=tls, **options)
+        return _Client(base_url=self._address.replace("tcp://", "https://", 1), tls=tls, **options)
 
     # What is asked for again and again ------------------------------------------------------------------------------
 
