@@ -42,8 +42,9 @@ INFERRER = {
         "one is answered `ORIGIN_REFUSED`. For a proxy that changes `Host`. Of no matter where there are API keys."
     ),
     "trusted_proxies": (
-        "Addresses, or networks as `10.0.13.0/24`, of proxies whose `X-Forwarded-For` is believed where a client's "
-        "address is counted or recorded. Empty: nobody's."
+        "Addresses, networks as `10.0.13.0/24`, or names of proxies whose `X-Forwarded-For` is believed where a "
+        "client's address is counted or recorded. A name is looked up every second; the last good answer holds. "
+        "Empty: nobody's."
     ),
     "key_hash": (
         "What API keys are hashed with: 64 hexadecimal digits, best from a file. Empty: random ones that the first key "

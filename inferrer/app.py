@@ -1,6 +1,8 @@
 """The composition root of one inferrer process: settings in, WSGI application and lane out."""
 
+import contextlib
 import logging
+import socket
 import threading
 import time
 from pathlib import Path
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_ERROR = 400
 _ADOPTION_S = 60.0
+_LOOKUP_S = 1.0  # between two looks for the proxies
 
 
 def _begin() -> None:
@@ -68,10 +71,13 @@ class Inferrer:
         self.lane = PredictionLane(dataplane, self.counts, settings)
         self.app = self._make_flask(registry)
         hosts = HostPolicy(settings.hosts, settings.origins)
-        self.gate = Gate(keys, self.app.url_map, hosts, Proxies(settings.trusted_proxies))
+        self._proxies = Proxies(settings.trusted_proxies)
+        self.gate = Gate(keys, self.app.url_map, hosts, self._proxies)
         self._closed = threading.Event()
         threading.Thread(target=self._look_after_repository, name="repository", daemon=True).start()
         threading.Thread(target=self._follow_keys, name="keys", daemon=True).start()
+        if self._proxies.names:
+            threading.Thread(target=self._follow_proxies, name="proxies", daemon=True).start()
 
     def _make_flask(self, registry: CollectorRegistry) -> Flask:
         services = self.services
@@ -128,6 +134,15 @@ class Inferrer:
     def _follow_keys(self) -> None:
         while not self._closed.wait(FOLLOW_S):
             self.services.keys.refresh()
+
+    def _follow_proxies(self) -> None:
+        """Look the proxies' names up, again and again: one that is replaced has another address."""
+        while not self._closed.is_set():
+            for name in self._proxies.names:
+                with contextlib.suppress(OSError):  # no answer is no news
+                    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+                    self._proxies.found(name, [str(item[4][0]) for item in found])
+            self._closed.wait(_LOOKUP_S)
 
     def flush(self) -> None:
         """Bring the counters up to date."""

@@ -91,20 +91,28 @@ class Gate:
         fault = self._hosts.name_fault(request)
         if fault is not None:
             return fault
-        place = self._places.get((request.method, request.path)) or self._place(request.method, request.path)
+        place = self._place_of(request)
         fields = request.fields
         authorization, api_key = fields.get(b"authorization"), fields.get(b"x-api-key")
         request.grant = grant = self._ring.find(authorization, api_key)
         fault = _judged(grant, place.scope)
         if fault is None:
             return None
-        caller = Caller(request.peer, request.header(b"x-forwarded-for").decode("latin-1"), request.request_id)
-        return self._told(fault, grant, place, caller, sent=bool(authorization or api_key))
+        return self._told(fault, grant, place, _caller_of(request), sent=bool(authorization or api_key))
 
     def again(self, request: Request) -> bool:
         """Tell whether a request for the lane may pass whose head has passed; one that may not is looked at whole."""
         grant: Grant | None = request.grant
-        return grant is not None and grant.again()
+        return grant is not None and self._ring.is_current() and grant.again()
+
+    def refused(self, request: Request, status: int) -> None:
+        """Record a request that would have changed something, passed, and was refused before it reached a route."""
+        grant: Grant | None = request.grant
+        if grant is None or status in _AUDITED:
+            return  # it did not pass, which is on record where it is to be
+        place = self._place_of(request)
+        if changes(place.scope, place.method):
+            self._record(grant, place, _caller_of(request), status)
 
     def rpc_fault(self, head: RpcHead) -> MLBuffetError | None:
         """Why a call of gRPC may not pass; None when it may."""
@@ -155,6 +163,9 @@ class Gate:
     def _client(self, caller: Caller) -> str:
         return self._proxies.client(caller.peer, caller.forwarded)
 
+    def _place_of(self, request: Request) -> Place:
+        return self._places.get((request.method, request.path)) or self._place(request.method, request.path)
+
     def _place(self, method: bytes, path: bytes) -> Place:
         """What Flask would make of this address."""
         verb, text = method.decode("ascii"), unquote_to_bytes(path).decode("utf-8", "replace")
@@ -168,6 +179,10 @@ class Gate:
             del self._places[next(iter(self._places))]
         self._places[method, path] = place
         return place
+
+
+def _caller_of(request: Request) -> Caller:
+    return Caller(request.peer, request.header(b"x-forwarded-for").decode("latin-1"), request.request_id)
 
 
 def _judged(grant: Grant | None, scope: str | None) -> MLBuffetError | None:

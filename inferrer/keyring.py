@@ -1,7 +1,8 @@
 """The keys that count now, in one inferrer process. It follows the file, so that no restart is needed.
 
-The file is looked at once a second, and whenever a key comes that is not known: a new key counts at once, a revoked one
-a second later at most. Once there is a file, nobody passes without a key any more, whatever becomes of the file.
+A counter that all processes have mapped tells of a change before it is answered: a new key counts at once, and a
+revoked one no longer. What somebody has done to the file by hand is seen by a look once a second, and whenever a key
+comes that is not known. Once there is a file, nobody passes without a key any more, whatever becomes of the file.
 """
 
 import logging
@@ -9,9 +10,10 @@ import threading
 import time
 
 from inferrer.rates import SHARED, Rate
+from inferrer.sentkeys import find_key, sent_key
 from inferrer.storage import storage_errors
 from mlbuffet.errors import StorageUnavailableError
-from mlbuffet.keys import SCOPES, Key, Wish, find_key, sent_key
+from mlbuffet.keys import SCOPES, Key, Wish
 from mlbuffet.keystore import Keys, KeyStore, KeyStoreError
 
 log = logging.getLogger(__name__)
@@ -19,7 +21,6 @@ log = logging.getLogger(__name__)
 ANONYMOUS = "anonymous"
 _MOST_SENT = 1024
 FOLLOW_S = 1.0  # between two looks at the file
-_SETTLED_S = 1.5 * FOLLOW_S  # after which every process has seen a change
 _NEVER = float("inf")
 
 Sent = tuple[bytes | None, bytes | None]  # the values of Authorization and X-Api-Key
@@ -60,16 +61,33 @@ class KeyRing:
         self._store = store
         self._lock = threading.Lock()
         self._signature: tuple[int, ...] | None = None
+        self._changes = store.changes()
+        self._seen = -1
         self._told: tuple[int, ...] | str | None = None  # the state of the file that the log knows to be no good
         self._keys: Keys = {}
         self._grants: dict[str, Grant] = {}
         self._sent: dict[Sent, Grant] = {}
-        self.closed = False
+        self._closed = False
         self.anybody = Grant(ANONYMOUS, frozenset(SCOPES))  # as long as there are no keys
         self._follow()
 
+    @property
+    def closed(self) -> bool:
+        """Tell whether nobody passes without a key any more."""
+        self._keep_up()
+        return self._closed
+
+    def is_current(self) -> bool:
+        """Tell whether the keys are those of the last change."""
+        return self._changes[0] == self._seen
+
+    def _keep_up(self) -> None:
+        if self._changes[0] != self._seen:
+            self.refresh()
+
     def find(self, authorization: bytes | None, api_key: bytes | None) -> Grant | None:
         """What the key in these header fields may do; None where there is none that counts."""
+        self._keep_up()
         sent = authorization, api_key
         grant = self._sent.get(sent)
         if grant is not None and grant.counts():
@@ -106,25 +124,21 @@ class KeyRing:
         return list(self._keys.values())
 
     def make(self, wish: Wish) -> tuple[Key, str]:
-        """Make a key; returns what is kept of it, and the key itself, after the first one when all gates are closed.
+        """Make a key; returns what is kept of it, and the key itself. By then it counts in every process.
 
         Raises:
             UnprocessableError, ConflictError, StorageUnavailableError, StorageFullError: it cannot be made.
         """
-        is_first = not self.closed
         try:
             with storage_errors():
-                made = self._store.make(wish)
+                return self._store.make(wish)
         except KeyStoreError as error:
             raise _unreadable(error) from error
         finally:
             self.refresh()
-        if is_first:
-            time.sleep(_SETTLED_S)
-        return made
 
     def revoke(self, key_id: str) -> None:
-        """Let a key count no longer, in any process that does not hang; takes a second or two.
+        """Let a key count no longer, in any process.
 
         Raises:
             NotFoundError, ConflictError, StorageUnavailableError, StorageFullError: it cannot be revoked.
@@ -136,11 +150,11 @@ class KeyRing:
             raise _unreadable(error) from error
         finally:
             self.refresh()
-        time.sleep(_SETTLED_S)
 
     def refresh(self) -> None:
         """Follow the file. Where it is no good the last good keys hold, and the log says so, once."""
         with self._lock:
+            seen = self._changes[0]  # before the file is looked at: what comes in between is followed the next time
             try:
                 self._follow()
             except (KeyStoreError, OSError) as error:
@@ -148,6 +162,7 @@ class KeyRing:
                 if state != self._told:
                     self._told = state
                     log.error("keys not read", extra={"why": str(error), "hold": len(self._keys)})  # noqa: TRY400 - no bug
+            self._seen = seen
 
     def _state(self) -> tuple[int, ...] | str | None:
         try:
@@ -171,7 +186,7 @@ class KeyRing:
         before, self._grants = self._grants, {key.id: _grant(key, slot) for slot, key in enumerate(keys.values())}
         self._keys, self._signature, self._told = keys, signature, None
         self._sent.clear()
-        self.closed = True
+        self._closed = True
         # Whoever holds one of these asks anew, and gets the present one.
         for grant in (self.anybody, *before.values()):
             grant.ends_at = 0.0

@@ -1,4 +1,4 @@
-"""API keys: what one is, what it may do, and how it is kept. Pure but for the entropy of a new one.
+"""API keys: what one is, what it may do, and what is kept of it. Pure but for the entropy of a new one.
 
 A key is `<id>.<secret>`. The id names it in lists and logs; the secret is 32 random bytes that are stored nowhere. What
 is kept is a keyed hash of both, HMAC-SHA256, whose hashing key lies elsewhere: whoever reads the file of keys can
@@ -7,8 +7,6 @@ neither use them nor try guesses. A slow password hash is for what people make u
 
 import base64
 import hmac
-import json
-import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,17 +21,17 @@ _IMPLIED: Mapping[str, frozenset[str]] = {WRITE: frozenset({READ}), ADMIN: froze
 
 MOST_KEYS = 1024
 _ID_BYTES, _SECRET_BYTES = 6, 32
-_KEY = re.compile(rb"(?P<id>[0-9a-f]{12})\.[A-Za-z0-9_-]{43,128}")
-_BEARER = re.compile(rb"bearer +(?P<key>[^ ]+)", re.IGNORECASE)
-_HASHING_KEY = re.compile(r"[0-9a-fA-F]{64}")
 _NAME_LENGTH = 100
 _HIGHEST_RATE = 1e6
-_NOBODY = bytes(32).hex()  # the hash of no key
+NOBODY = bytes(32).hex()  # the hash of no key
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is kept of a key: times as RFC 3339 has them in UTC, `rate` in requests a second, None without a bound."""
+    """What is kept of a key: times as RFC 3339 has them in UTC, `rate` in requests a second, None without a bound.
+
+    `unknown` is what a newer version keeps of it: it is written again as it was.
+    """
 
     id: str
     name: str
@@ -42,6 +40,7 @@ class Key:
     expires: str | None
     rate: float | None
     hash: str = field(repr=False)
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def allowed(self) -> frozenset[str]:
@@ -55,7 +54,7 @@ class Key:
 
     def shown(self) -> dict[str, Any]:
         """What may be told of it."""
-        return {name: value for name, value in asdict(self).items() if name != "hash"}
+        return {name: value for name, value in asdict(self).items() if name not in {"hash", "unknown"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,76 +133,6 @@ def digest(text: bytes, hashing_key: bytes) -> str:
     return hmac.digest(hashing_key, text, "sha256").hex()
 
 
-def sent_key(authorization: bytes | None, api_key: bytes | None) -> bytes | None:
-    """The key that a request carries, by the values of its two header fields; None for none, or two different ones."""
-    bearer = None if authorization is None else _BEARER.fullmatch(authorization)
-    if authorization is not None and bearer is None:
-        return None
-    if bearer is None or api_key is None:
-        return api_key if bearer is None else bearer["key"]
-    return api_key if hmac.compare_digest(bearer["key"], api_key) else None
-
-
-def find_key(keys: Mapping[str, Key], text: bytes, hashing_key: bytes) -> Key | None:
-    """The key that this is; None where it is none. It takes as long for one that does not exist as for a wrong one."""
-    found = _KEY.fullmatch(text)
-    key = None if found is None else keys.get(found["id"].decode())
-    right = hmac.compare_digest(digest(text, hashing_key), _NOBODY if key is None else key.hash)
-    return key if right else None
-
-
 def is_locked_out(keys: Iterable[Key], now: float) -> bool:
     """Tell whether nobody could make keys with these any more."""
     return not any(ADMIN in key.scopes and key.ends_at > now for key in keys)
-
-
-# The file -----------------------------------------------------------------------------------------------------------
-
-
-def read_hashing_key(text: str) -> bytes:
-    """A hashing key as it is written in a file or setting.
-
-    Raises:
-        ValueError: it is none; it is not repeated.
-    """
-    if _HASHING_KEY.fullmatch(text.strip()) is None:
-        msg = "the key that API keys are hashed with has 64 hexadecimal digits"
-        raise ValueError(msg)
-    return bytes.fromhex(text.strip())
-
-
-def write_keys(keys: Iterable[Key], hashing_key: bytes) -> bytes:
-    """Keys as a file has them."""
-    data = {"hashed_with": _fingerprint(hashing_key), "keys": [asdict(key) for key in keys]}
-    return json.dumps(data, indent=1).encode() + b"\n"
-
-
-def read_keys(data: bytes, hashing_key: bytes) -> dict[str, Key]:
-    """The keys in a file, by their ids.
-
-    Raises:
-        ValueError: it is damaged, or its keys were hashed with another hashing key.
-    """
-    try:
-        held = json.loads(data)
-        hashed_with, rows = held["hashed_with"], held["keys"]
-        keys = [Key(**{**row, "scopes": tuple(row["scopes"])}) for row in rows]
-        for key in keys:
-            Wish(key.name, key.scopes, key.expires, key.rate)
-        by_id = {key.id: key for key in keys}
-        sound = all(len(bytes.fromhex(key.hash)) == len(bytes.fromhex(_NOBODY)) for key in keys)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UnprocessableError) as error:
-        msg = f"the file of keys is damaged: {type(error).__name__}"
-        raise ValueError(msg) from error
-    if not sound or len(by_id) != len(keys) or len(keys) > MOST_KEYS:
-        msg = "the file of keys is damaged: an id stands there twice, a hash is none, or there are too many"
-        raise ValueError(msg)
-    if hashed_with != _fingerprint(hashing_key):
-        msg = "the file of keys was made with another hashing key"
-        raise ValueError(msg)
-    return by_id
-
-
-def _fingerprint(hashing_key: bytes) -> str:
-    """Tells hashing keys apart and says nothing of them."""
-    return digest(b"mlbuffet", hashing_key)[:16]

@@ -2,22 +2,27 @@
 
 <repository>/.mlbuffet/keys.json    what is kept of each key
 <repository>/.mlbuffet/key_hash     what they are hashed with, unless a setting says it
+<repository>/.mlbuffet/keys.changes a counter that rises with every change: one memory read tells a process of another's
 """
 
 import fcntl
+import mmap
 import os
 import secrets
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlbuffet.errors import ConflictError, NotFoundError
 from mlbuffet.index import PRIVATE
-from mlbuffet.keys import MOST_KEYS, Key, Wish, is_locked_out, new_key, read_hashing_key, read_keys, write_keys
+from mlbuffet.keyfile import KeyFile, read_hashing_key, read_keys, write_keys
+from mlbuffet.keys import MOST_KEYS, Key, Wish, is_locked_out, new_key
 
 Keys = Mapping[str, Key]
+_COUNT_BYTES = 8
 
 
 class KeyStoreError(Exception):
@@ -35,6 +40,7 @@ class KeyStore:
         self._folder = root / PRIVATE
         self.path = self._folder / "keys.json"
         self._key_file = self._folder / "key_hash"
+        self._changes = self._folder / "keys.changes"
         try:
             self._hashing_key = read_hashing_key(key_hash) if key_hash else b""
         except ValueError as error:
@@ -73,6 +79,10 @@ class KeyStore:
         Raises:
             KeyStoreError: the file cannot be read, or is damaged.
         """
+        held = self._read()
+        return None if held is None else held.keys
+
+    def _read(self) -> KeyFile | None:
         try:
             return read_keys(self.path.read_bytes(), self.hashing_key())
         except FileNotFoundError:
@@ -122,11 +132,34 @@ class KeyStore:
     def _change(self, change: Callable[[Keys, bytes], Keys]) -> None:
         """Replace the keys by what `change` makes of them with the hashing key; nobody else changes them meanwhile."""
         with self._locked():
-            keys = self.read()
-            if keys is None and not self._hashing_key and not self._key_file.exists():
+            held = self._read()
+            if held is None and not self._hashing_key and not self._key_file.exists():
                 _write(self._key_file, secrets.token_hex(32).encode())
-            after = change(keys or {}, self.hashing_key())
-            _write(self.path, write_keys(after.values(), self.hashing_key()))
+            held = held or KeyFile()
+            after = change(held.keys, self.hashing_key())
+            _write(self.path, write_keys(after.values(), self.hashing_key(), held.unknown))
+            self._tell()
+
+    def changes(self) -> Sequence[int]:
+        """The counter of changes, mapped: its one number is another one after a change than before.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        with self._locked():
+            if not self._changes.exists() or self._changes.stat().st_size < _COUNT_BYTES:
+                self._tell()
+        with self._changes.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), _COUNT_BYTES, prot=mmap.PROT_READ)).cast("Q")
+
+    def _tell(self) -> None:
+        """Raise the counter; whoever does holds the lock."""
+        fd = _open(self._changes, os.O_RDWR | os.O_CREAT)
+        try:
+            count = int.from_bytes(os.pread(fd, _COUNT_BYTES, 0), sys.byteorder) + 1
+            os.pwrite(fd, count.to_bytes(_COUNT_BYTES, sys.byteorder), 0)
+        finally:
+            os.close(fd)
 
     def begin_with(self, first: Path) -> None:
         """Take over a file of keys where there is none yet.
@@ -146,6 +179,7 @@ class KeyStore:
         with self._locked():
             if not self.path.exists():
                 _write(self.path, data)
+                self._tell()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

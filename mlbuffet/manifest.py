@@ -169,9 +169,29 @@ _TYPES: Mapping[str, frozenset[type]] = (
 )
 
 
+_SETTINGS: Mapping[str, type[ImageSettings] | type[ServingSettings]] = {
+    "image": ImageSettings,
+    "serving": ServingSettings,
+}
+
+
+def _split(data: object, kind: type) -> tuple[object, dict[str, Any]]:
+    """Settings in a file: those that this version knows, and those that only a newer one does."""
+    if not isinstance(data, Mapping):
+        return data, {}
+    known = {spec.name for spec in fields(kind)}
+    return (
+        {name: value for name, value in data.items() if name in known},
+        {name: value for name, value in data.items() if name not in known},
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One version of one model. `created` is UTC in ISO 8601, `digest` is `sha256:` and 64 hex digits."""
+    """One version of one model. `created` is UTC in ISO 8601, `digest` is `sha256:` and 64 hex digits.
+
+    `unknown` is what a newer version has written, in `image` and `serving` too: it is written again as it was.
+    """
 
     model: str
     version: int
@@ -214,16 +234,21 @@ class Manifest:
                 msg = f"the manifest's {name} is of the wrong type"
                 raise TypeError(msg)
         values["signature"] = Signature.from_json(values["signature"])
-        values["image"] = ImageSettings.from_json(values.get("image", {}))
-        values["serving"] = ServingSettings.from_json(values.get("serving", {}))
+        unknown = {name: value for name, value in data.items() if name not in known}
+        for name, kind in _SETTINGS.items():
+            read, left = _split(values.get(name, {}), kind)
+            values[name] = kind.from_json(read)
+            if left:
+                unknown[name] = left
         values["notes"] = tuple(map(str, values.get("notes", ())))
-        return cls(**values, unknown={name: value for name, value in data.items() if name not in known})
+        return cls(**values, unknown=unknown)
 
     def to_json(self) -> dict[str, Any]:
         """What stands in the manifest file."""
         data = asdict(self)
         unknown: dict[str, Any] = data.pop("unknown")
-        return data | unknown
+        within = {name: data[name] | left for name, left in unknown.items() if name in _SETTINGS}
+        return data | unknown | within
 
     def changed(self, **changes: object) -> Self:
         """A copy with the operator's fields changed."""

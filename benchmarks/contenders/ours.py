@@ -21,7 +21,8 @@ from benchmarks.environments import ROOT
 from benchmarks.machine import installed
 from benchmarks.processes import wait_until
 from benchmarks.workloads import Workload
-from mlbuffet.keys import Wish, new_key, write_keys
+from mlbuffet.keyfile import write_keys
+from mlbuffet.keys import Wish, new_key
 
 _UPLOAD_S = 60
 _HASHING_KEY = secrets.token_bytes(32)

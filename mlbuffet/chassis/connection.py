@@ -268,6 +268,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
         request.keep_alive = False
         request.request_id = request.request_id or request_id_of(b"")
         fields, body = self.server.lane.render_error(request, error)
+        self.server.gate.refused(request, error.status)
         head = self.head(request, error.status, fields, len(body))
         self.write(request, head if request.method == b"HEAD" else head + body)
         self.finish(request)

@@ -58,6 +58,9 @@ class HostPolicy:
         """Let it pass: nothing but the head counts here."""
         return True
 
+    def refused(self, request: Request, status: int) -> None:
+        """Nobody is asked for a key here, and nothing recorded."""
+
     def name_fault(self, request: Request) -> MLBuffetError | None:
         """Why a request may not pass that carries a key: its Host is none, or not among those that are listed."""
         host = request.fields.get(b"host", b"")

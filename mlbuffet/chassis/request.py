@@ -112,6 +112,9 @@ class Gate(Protocol):
     def again(self, request: Request) -> bool:
         """Tell whether a request for the lane may pass whose head is byte for byte one that passed before."""
 
+    def refused(self, request: Request, status: int) -> None:
+        """Take note of what a request was answered that reached no route."""
+
 
 class Lane(Protocol):
     """Takes requests before Flask does."""

@@ -110,7 +110,7 @@ def _cell(value: Any) -> str:  # noqa: ANN401 - any field
 @as_json
 @asks_server
 def revoke(client: Client, key_id: str, *, as_json: bool) -> None:
-    """Revoke the key ID: it counts no longer, within a second everywhere."""
+    """Revoke the key ID: it counts no longer, anywhere."""
     client.revoke_key(key_id)
     if as_json:
         write_json({"revoked": key_id})

@@ -23,7 +23,8 @@ from mlbuffet.deploying.names import (
     STACK,
     suffix,
 )
-from mlbuffet.keys import ADMIN, READ, Wish, new_key, write_keys
+from mlbuffet.keyfile import write_keys
+from mlbuffet.keys import ADMIN, READ, Wish, new_key
 
 _HASHING_KEY_BYTES = 32
 _METRICS_USER = "metrics"

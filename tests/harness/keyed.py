@@ -7,7 +7,8 @@ from pathlib import Path
 
 import requests
 
-from mlbuffet.keys import Wish, new_key, write_keys
+from mlbuffet.keyfile import write_keys
+from mlbuffet.keys import Wish, new_key
 from tests.harness.platform import RunningPlatform
 
 HASHING_KEY = bytes(range(32))

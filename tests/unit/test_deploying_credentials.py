@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from inferrer.sentkeys import find_key
 from mlbuffet.certificates import INFERRER, MODELHOST, read_context
 from mlbuffet.deploying.authority import Pair, issue, make_authority
 from mlbuffet.deploying.credentials import (
@@ -23,7 +24,7 @@ from mlbuffet.deploying.credentials import (
     write_own,
 )
 from mlbuffet.deploying.names import KEYS, certificate_names
-from mlbuffet.keys import find_key, read_hashing_key, read_keys
+from mlbuffet.keyfile import read_hashing_key, read_keys
 
 NOW = datetime.now(UTC)
 
@@ -147,7 +148,7 @@ def test_the_first_keys_open_and_are_not_written_down() -> None:
     by_name = {secret.name: secret.content for secret in secrets}
     assert tuple(by_name) == KEYS
     hashing_key = read_hashing_key(by_name["mlbuffet_key_hash"].decode())
-    keys = read_keys(by_name["mlbuffet_first_keys"], hashing_key)
+    keys = read_keys(by_name["mlbuffet_first_keys"], hashing_key).keys
     administrator = find_key(keys, text.encode(), hashing_key)
     scraper = find_key(keys, by_name["mlbuffet_metrics_key"], hashing_key)
     assert administrator is not None

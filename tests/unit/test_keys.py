@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,10 @@ from hypothesis import strategies as st
 from inferrer.clients import Proxies
 from inferrer.keyring import KeyRing
 from inferrer.rates import Rate, WrongKeys
+from inferrer.sentkeys import find_key, sent_key
 from mlbuffet.errors import ConflictError, NotFoundError, StorageUnavailableError, UnprocessableError
-from mlbuffet.keys import (
-    SCOPES,
-    Key,
-    Wish,
-    find_key,
-    is_locked_out,
-    new_key,
-    read_hashing_key,
-    read_keys,
-    sent_key,
-    write_keys,
-)
+from mlbuffet.keyfile import read_hashing_key, read_keys, write_keys
+from mlbuffet.keys import SCOPES, Key, Wish, is_locked_out, new_key
 from mlbuffet.keystore import KeyStore, KeyStoreError
 
 HASHING = bytes(range(32))
@@ -193,11 +185,12 @@ def damaged() -> list[bytes]:
     row = whole["keys"][0]
     rows: list[Any] = [
         [row, row],
-        [row | {"more": 1}],
         [{name: value for name, value in row.items() if name != "hash"}],
         [row | {"hash": "zz"}],
         [row | {"hash": "ab"}],
-        [row | {"scopes": ["root"]}],
+        [row | {"scopes": ["predict", "predict"]}],
+        [row | {"scopes": []}],
+        [row | {"scopes": ["later", 1]}],
         [row | {"expires": "never"}],
         [row | {"rate": "fast"}],
         [1],
@@ -216,9 +209,29 @@ def test_a_damaged_file_is_refused_whole(data: bytes) -> None:
 
 def test_a_file_is_read_as_it_was_written() -> None:
     other, _ = new_key(Wish("é ☃", ["predict", "train"], "2030-01-01T00:00:00Z", 2.5), HASHING, NOW)
-    assert list(read_keys(write_keys([KEY, other], HASHING), HASHING).values()) == [KEY, other]
+    assert list(read_keys(write_keys([KEY, other], HASHING), HASHING).keys.values()) == [KEY, other]
     with pytest.raises(ValueError, match="another hashing key"):
         read_keys(write_keys([KEY], HASHING), bytes(32))
+
+
+def test_d03_what_a_newer_version_keeps_stays_and_gives_nothing(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path, HASHING.hex())
+    store.make(Wish("me", ["admin"]))
+    held = json.loads(store.path.read_bytes())
+    held["format"] = 2
+    held["keys"][0]["team"] = {"name": "blue"}
+    later, _ = new_key(Wish("later", ["train"]), HASHING, NOW)
+    held["keys"].append(asdict(later) | {"scopes": ["watch", "tune"]})
+    del held["keys"][1]["unknown"]
+    store.path.write_text(json.dumps(held))
+    made, _ = store.make(Wish("you", ["predict"]))
+    after = json.loads(store.path.read_bytes())
+    assert after["format"] == 2
+    assert after["keys"][:2] == held["keys"]
+    keys = store.read() or {}
+    assert list(keys) == [held["keys"][0]["id"], later.id, made.id]
+    assert not keys[later.id].allowed & set(SCOPES)
+    assert "team" not in keys[held["keys"][0]["id"]].shown()
 
 
 @pytest.mark.parametrize("text", ["", "ab", "g" * 64, "a" * 65])
@@ -319,18 +332,33 @@ def test_the_last_good_keys_hold(tmp_path: Path, spoil: Callable[[Path], object]
     assert ring.find(*bearer(text)) is not None
 
 
-def test_another_process_new_key_counts_at_once_and_its_revoked_one_after_a_look(tmp_path: Path) -> None:
+def test_s09_another_process_goes_by_a_change_as_soon_as_it_was_made(tmp_path: Path) -> None:
+    """Nobody has looked at the file in between: the counter tells."""
     ours, theirs = KeyRing(KeyStore(tmp_path)), KeyRing(KeyStore(tmp_path))
+    states = [theirs.closed]
     ours.make(Wish("me", ["admin"]))
-    theirs.refresh()
+    states.append(theirs.closed)
+    assert states == [False, True]
     key, text = ours.make(Wish("you", ["predict"]))
     grant = theirs.find(*bearer(text))
     assert grant is not None
-    assert grant.again()
+    states = [theirs.is_current()]
     ours.revoke(key.id)
-    theirs.refresh()
-    assert not grant.again()
+    states.append(theirs.is_current())
+    assert states == [True, False]
     assert theirs.find(*bearer(text)) is None
+    assert not grant.again()
+
+
+def test_what_somebody_did_to_the_file_by_hand_is_seen_by_a_look(tmp_path: Path) -> None:
+    ring = KeyRing(KeyStore(tmp_path))
+    ring.make(Wish("me", ["admin"]))
+    _, text = ring.make(Wish("you", ["predict"]))
+    path = ring._store.path
+    path.write_bytes(write_keys([key for key in ring.all() if key.name == "me"], ring._store.hashing_key()))
+    assert ring.find(*bearer(text)) is not None
+    ring.refresh()
+    assert ring.find(*bearer(text)) is None
 
 
 def test_s02_an_expired_key_counts_no_longer_wherever_it_is_known(tmp_path: Path) -> None:
@@ -436,6 +464,24 @@ def test_s07_what_is_known_of_clients_is_bounded() -> None:
 TRUSTED = Proxies(["10.0.13.0/24", "::1"])
 
 
+def test_a_proxy_of_a_name_is_believed_at_the_address_that_it_has_now() -> None:
+    proxies = Proxies(["tasks.edge", "192.0.2.1"])
+    assert proxies.names == ("tasks.edge",)
+
+    def client(peer: str) -> str:
+        return proxies.client(peer, "198.51.100.7")
+
+    assert client("10.0.13.5") == "10.0.13.5"
+    assert client("192.0.2.1") == "198.51.100.7"
+    proxies.found("tasks.edge", ["10.0.13.5", "10.0.13.6"])
+    assert client("10.0.13.5") == client("::ffff:10.0.13.6") == "198.51.100.7"
+    proxies.found("tasks.edge", [])  # no answer is no news
+    assert client("10.0.13.5") == "198.51.100.7"
+    proxies.found("tasks.edge", ["10.0.13.9"])
+    assert client("10.0.13.5") == "10.0.13.5"
+    assert client("10.0.13.9") == "198.51.100.7"
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
     [
@@ -459,7 +505,7 @@ def test_whose_word_is_taken_for_the_client(peer: str, forwarded: str, client: s
 
 
 def test_what_is_no_network_cannot_be_trusted() -> None:
-    for text in ("proxy.example", "10.0.13.1/24", "10.0.13.0/33"):
+    for text in ("http://proxy.example", "proxy.example/24", "10.0.13", "", "10.0.13.1/24", "10.0.13.0/33"):
         with pytest.raises(ValueError, match=r"does not appear|has host bits"):
             Proxies([text])
 

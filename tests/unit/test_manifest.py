@@ -22,7 +22,7 @@ images = st.builds(
     ImageSettings, numbers, channels, channels.filter(lambda values: 0 not in values), st.lists(texts).map(tuple)
 )
 _KNOWN = {"model", "version", "digest", "size_bytes", "created", "source", "signature", "image", "notes", "golden"}
-_KNOWN |= {"description", "model_type", "pinned", "idempotency_key", "unknown"}
+_KNOWN |= {"serving", "unloaded", "deterministic", "description", "model_type", "pinned", "idempotency_key", "unknown"}
 unknown: st.SearchStrategy[Mapping[str, Any]] = st.dictionaries(
     texts.filter(lambda name: name not in _KNOWN), st.none() | st.integers(0, 9) | texts | st.lists(texts), max_size=3
 )
@@ -48,6 +48,16 @@ manifests = st.builds(
 @given(manifests)
 def test_round_trip(manifest: Manifest) -> None:
     assert Manifest.from_json(orjson.loads(orjson.dumps(manifest.to_json()))) == manifest
+
+
+@given(manifests)
+def test_d03_what_a_newer_version_has_written_stays_where_it_was(manifest: Manifest) -> None:
+    written = orjson.loads(orjson.dumps(manifest.to_json()))
+    newer = written | {"serving": written["serving"] | {"burst": [1]}, "image": written["image"] | {"gamma": 2.2}}
+    read = Manifest.from_json(newer)
+    assert (read.serving, read.image) == (manifest.serving, manifest.image)
+    again = orjson.loads(orjson.dumps(read.changed(description="x").to_json()))
+    assert again == newer | {"description": "x"}
 
 
 @given(manifests, texts)
