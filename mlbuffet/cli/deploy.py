@@ -1,5 +1,6 @@
 """`mlbuffet deploy …`: the platform on a Docker Swarm, from building the images to taking all of it away."""
 
+import ssl
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -116,7 +117,7 @@ def init(folder: Path, address: str, to: Path | None, *, encrypted: bool) -> Non
 @deploy.command()
 @_tag
 @click.option("--edge", is_flag=True, help="Replace the edge too, which cuts connections: see the runbook.")
-@click.option("--tls", is_flag=True, help="Serve TLS, by the secret mlbuffet_edge.")
+@click.option("--tls", is_flag=True, help="Serve TLS, with the edge's certificate.")
 @click.pass_obj
 def up(deployment: Deployment, tag: str | None, *, edge: bool, tls: bool) -> None:
     """Bring all services to what deploy/stack.yaml says."""
@@ -206,18 +207,32 @@ def restore(deployment: Deployment, file: Path) -> None:
 
 @deploy.group()
 def certificates() -> None:
-    """Manage the certificates between the services."""
+    """Manage the certificates: those between the services, and the edge's."""
 
 
 @certificates.command()
 @_folder
 @click.pass_obj
 def renew(deployment: Deployment, folder: Path) -> None:
-    """Make new certificates and replace the services' one by one."""
+    """Make new certificates between the services, and replace the services' tasks one by one."""
     preparation = _preparation(folder)
     generation = preparation.renew_certificates()
     deployment.replace_certificates(generation)
     preparation.forget_certificates(generation)
+
+
+@certificates.command("edge")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.pass_obj
+def put_edge(deployment: Deployment, file: Path) -> None:
+    """Give the edge the certificate chain and key in FILE, new or renewed, on its node; nothing is replaced for it."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(file)
+    except (ssl.SSLError, OSError) as error:
+        msg = f"{file} does not hold a certificate chain and its key: {error.strerror or error}"
+        raise click.UsageError(msg) from error
+    _engine()
+    deployment.put_certificate(file)
 
 
 def _preparation(folder: Path) -> "Preparation":

@@ -20,6 +20,10 @@ Command = tuple[str, ...]
 
 _JSON = "--format={{json .}}"
 _USER = "10001"  # that every image runs as
+_CONFINED: Command = (
+    *("docker", "run", "--rm", "--interactive", "--network=none"),
+    *("--read-only", "--cap-drop=ALL", f"--user={_USER}"),
+)
 _BUILDS: Mapping[str, Command] = {
     "inferrer": ("--file=deploy/Dockerfile", "--target=inferrer", "--build-arg=SERVICE=inferrer"),
     "modelhost": ("--file=deploy/Dockerfile", "--target=modelhost", "--build-arg=SERVICE=modelhost"),
@@ -66,9 +70,10 @@ def list_tasks(service: str) -> Command:
 
 def build_image(name: str, *, tag: str, base: str, version: str, commit: str) -> Command:
     """Build one image from the repository's folder; by the host's network, since it only fetches packages."""
-    arguments = {"BASE": base, "VERSION": version, "COMMIT": commit}
-    given = [f"--build-arg={key}={value}" for key, value in arguments.items() if value]
-    return ("docker", "build", "--network=host", *_BUILDS[name], *given, f"--tag={image(name, tag)}", ".")
+    labels = {"title": "MLBuffet", "licenses": "Apache-2.0", "version": version, "revision": commit}
+    given = [f"--label=org.opencontainers.image.{key}={value}" for key, value in labels.items() if value]
+    based = (*_BUILDS[name], f"--build-arg=BASE={base}")
+    return ("docker", "build", "--network=host", *based, *given, f"--tag={image(name, tag)}", ".")
 
 
 def bootstrap(folder: Path, suite: str) -> Command:
@@ -172,6 +177,16 @@ def replace_certificate(service: str, present: Iterable[str], generation: int) -
     return ("docker", "service", "update", "--detach", "--no-resolve-image", *options, full_name(service))
 
 
+# In place of the one before, whole: who follows the file never finds half of it.
+_REPLACE_CERTIFICATE = "set -e; umask 277; rm -f .new; cat > .new; mv -f .new edge.pem"
+
+
+def put_certificate(tag: str) -> Command:
+    """Put the edge's certificate and key, on standard input, where the edge follows them."""
+    place = (f"--volume={STACK}_tls:/tls", "--workdir=/tls")
+    return (*_CONFINED, *place, "--entrypoint=sh", image("edge", tag), "-c", _REPLACE_CERTIFICATE)
+
+
 # Repository -----------------------------------------------------------------------------------------------------------
 
 # Pointers first: what they name was there before them, and nothing that is there ever changes. So the second archive
@@ -194,6 +209,5 @@ def fill_repository(tag: str) -> Command:
 
 def _beside_repository(tag: str, access: str) -> Command:
     """A container that has the repository, no network, and runs what follows."""
-    confined = ("--rm", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL", f"--user={_USER}")
     place = (f"--volume={STACK}_repository:/repository:{access}", "--workdir=/repository")
-    return ("docker", "run", *confined, *place, "--entrypoint=sh", image("inferrer", tag), "-c")
+    return (*_CONFINED, *place, "--entrypoint=sh", image("inferrer", tag), "-c")

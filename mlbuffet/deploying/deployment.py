@@ -133,11 +133,18 @@ class Deployment:
                 self._say(f"{name} is {service.tag}, and was not updated since it was deployed or rolled back")
 
     def replace_certificates(self, generation: int) -> None:
-        """Give the services another generation's certificates, one service after the other."""
-        for name, service in self.services().items():
-            if set(certificates_of(name, generation)) - set(service.secrets):
-                self._engine.run(commands.replace_certificate(name, service.secrets, generation))
-                self._settle(name, updating=True)
+        """Give the services another generation's certificates, task by task; old and new ones take each other."""
+        services = self.services().items()
+        begun = [(name, held) for name, held in services if set(certificates_of(name, generation)) - set(held.secrets)]
+        for name, service in begun:
+            self._engine.run(commands.replace_certificate(name, service.secrets, generation))
+        for name, _ in begun:
+            self._settle(name, updating=True)
+
+    def put_certificate(self, path: Path) -> None:
+        """Give the edge, of this node, a certificate with its key; one that speaks TLS goes on with it in seconds."""
+        self._engine.feed(commands.put_certificate(self.service("edge").tag), path)
+        self._say("the edge has the certificate")
 
     def backup(self, path: Path) -> None:
         """Copy the repository, of this node, into a file while everything goes on."""

@@ -22,7 +22,7 @@ SERVICES = {
 IMAGES = ("inferrer", "modelhost", "metrics", "edge")
 SCALED = ("inferrer", "modelhost")
 ROLES = {"inferrer": ("inferrer",), "modelhost": ("modelhost", "mirror")}  # and which services have each
-VOLUMES = tuple(f"{STACK}_{name}" for name in ("repository", "sockets", "cache", "metrics"))
+VOLUMES = tuple(f"{STACK}_{name}" for name in ("repository", "sockets", "cache", "metrics", "tls"))
 
 AUTHORITY = f"{STACK}_ca"
 KEY_HASH = f"{STACK}_key_hash"

@@ -6,6 +6,7 @@ block has ended and as many were answered as were wanted.
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -23,7 +24,10 @@ _WHOLE_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to send where: `rate` requests a second in all, until `least` are answered; `headers` are whole lines."""
+    """What to send where: `rate` requests a second in all, until `least` are answered; `headers` are whole lines.
+
+    `ca` is the file of an authority whose certificates are believed, for TLS.
+    """
 
     host: str
     port: int
@@ -33,6 +37,7 @@ class Order:
     headers: tuple[str, ...] = ()
     clients: int = 64
     least: int = 0
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class _Clients:
         self._failures: Counter[str] = Counter()
         self._failed_at: list[float] = []
         self._running = True
+        self._tls = ssl.create_default_context(cafile=order.ca) if order.ca else None
 
     async def run(self) -> Result:
         """Send until standard input ends."""
@@ -118,7 +124,9 @@ class _Clients:
             due = max(due + period_s, loop.time())
             try:
                 async with asyncio.timeout(_ANSWER_S):
-                    streams = streams or await asyncio.open_connection(self._order.host, self._order.port)
+                    streams = streams or await asyncio.open_connection(
+                        self._order.host, self._order.port, ssl=self._tls
+                    )
                     began = loop.time()
                     streams = await self._ask(*streams)
                     self._took.append(loop.time() - began)

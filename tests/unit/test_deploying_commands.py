@@ -17,14 +17,17 @@ CASES = [
         commands.build_image("inferrer", tag="1-a", base="python:x", version="1", commit="abc"),
         (
             "docker build --network=host --file=deploy/Dockerfile --target=inferrer --build-arg=SERVICE=inferrer "
-            "--build-arg=BASE=python:x --build-arg=VERSION=1 --build-arg=COMMIT=abc --tag=mlbuffet/inferrer:1-a ."
+            "--build-arg=BASE=python:x --label=org.opencontainers.image.title=MLBuffet "
+            "--label=org.opencontainers.image.licenses=Apache-2.0 --label=org.opencontainers.image.version=1 "
+            "--label=org.opencontainers.image.revision=abc --tag=mlbuffet/inferrer:1-a ."
         ),
     ),
     (
         commands.build_image("edge", tag="1", base="python:x", version="1", commit=""),
         (
-            "docker build --network=host --file=deploy/edge/Dockerfile --build-arg=BASE=python:x --build-arg=VERSION=1 "
-            "--tag=mlbuffet/edge:1 ."
+            "docker build --network=host --file=deploy/edge/Dockerfile --build-arg=BASE=python:x "
+            "--label=org.opencontainers.image.title=MLBuffet --label=org.opencontainers.image.licenses=Apache-2.0 "
+            "--label=org.opencontainers.image.version=1 --tag=mlbuffet/edge:1 ."
         ),
     ),
     (
@@ -107,6 +110,13 @@ def test_a_copy_of_the_repository_has_the_pointers_first() -> None:
     assert "--network=none" in words
     assert script.index("-name default") < script.index("--exclude='./*/default'")
     assert "--volume=mlbuffet_repository:/repository:rw" in commands.fill_repository("1")
+
+
+def test_a_certificate_takes_the_place_of_the_one_before_whole_and_secret() -> None:
+    *words, script = commands.put_certificate("1")
+    assert "--volume=mlbuffet_tls:/tls" in words
+    assert {"--network=none", "--user=10001", "mlbuffet/edge:1"} <= set(words)
+    assert script.index("umask 277") < script.index("cat > .new") < script.index("mv -f .new edge.pem")
 
 
 def test_the_stack_file_is_filled_in() -> None:

@@ -38,7 +38,8 @@ def understood(words: list[str]) -> str:
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_the_runbook_is_a_command(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlbuffet-2026-11-21.tar").touch()
+    for name in ("mlbuffet-2026-11-21.tar", "edge.pem"):
+        (tmp_path / name).touch()
     assert understood(shlex.split(re.sub(r"\$\(.*?\)", "today", line))).startswith("mlbuffet ")
 
 
@@ -57,6 +58,8 @@ def test_the_runbook_has_every_command_of_deploy() -> None:
         (["status"], 1, "docker is not installed here"),
         (["update"], 2, "--tag"),
         (["restore", "nowhere.tar"], 2, "does not exist"),
+        (["certificates", "edge", "nowhere.pem"], 2, "does not exist"),
+        (["certificates", "edge", os.devnull], 2, "does not hold a certificate chain and its key"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(words: list[str], status: int, said: str, tmp_path: Path) -> None:
