@@ -1,5 +1,6 @@
 """The stack on the two-node Swarm, deployed as the README prints it, with a client that has the first key."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -9,9 +10,13 @@ import requests
 from mlbuffet.deploying import commands
 from mlbuffet.deploying.names import newest_generation
 from tests.harness import readme
+from tests.harness.onnx_models import constant
 from tests.harness.platform import ROOT, wait_until
+from tests.harness.steady_load import Order, SteadyLoad
 from tests.harness.swarm import FOLDER, TAG, Lab, Node, run
 
+IRIS = json.dumps({"values": [2, 5, 1, 4]})
+_MODELHOSTS = 3
 _UP_S = 300.0
 _STACK_FILE = Path("deploy/stack.yaml")
 _PASSWORD = re.compile(r"user (?P<user>\w+), password (?P<password>\S+)")
@@ -94,10 +99,47 @@ class Stack:
         answered = requests.post(url, json={"data": list(range(64))}, headers=self.headers, timeout=10)
         return {item["modelhost"] for item in answered.json().get("served", [])}
 
+    def whole(self) -> None:
+        """Wait until all three modelhosts answer, of which one is on the second node."""
+        wait_until(lambda: len(self.modelhosts()) == _MODELHOSTS, 90, "three modelhosts")
+
+    def load(self, rate: float, least: int = 0, port: int = 80, ca: str = "") -> SteadyLoad:
+        """Predictions through the edge, so many a second, by clients that never try again."""
+        headers = tuple(f"{name}: {value}" for name, value in self.headers.items())
+        path = "/api/v1/models/iris.onnx/prediction"
+        return SteadyLoad(Order(self.lab.first.address, port, path, IRIS, rate, headers, least=least, ca=ca))
+
+    def names(self) -> list[str]:
+        """The models that there are."""
+        answered = requests.get(f"{self.url}/api/v1/models", headers=self.headers, timeout=30)
+        found: list[str] = answered.json()["model_list"]
+        return found
+
     def put(self, name: str, data: bytes) -> requests.Response:
         """Upload a model."""
         url = f"{self.url}/api/v1/models/{name}"
         return requests.put(url, data=data, headers=self.headers, timeout=60)
+
+    def put_constant(self, name: str, number: float) -> None:
+        """Upload a model that answers this number, and see it do so."""
+        answered = self.put(name, constant(number))
+        assert answered.status_code == 201, answered.text
+        assert self.answers(name, number)
+
+    def answers(self, name: str, number: float) -> bool:
+        """Tell whether a model answers this number."""
+        answered = self.predict(name, [[0]])
+        return answered.status_code == 200 and answered.json()["values"] == [[number]]
+
+    def post(self, name: str, changes: dict[str, object]) -> requests.Response:
+        """Change what is said of a model."""
+        url = f"{self.url}/api/v1/models/{name}"
+        return requests.post(url, json=changes, headers=self.headers, timeout=60)
+
+    def delete(self, *names: str) -> None:
+        """Delete models."""
+        for name in names:
+            requests.delete(f"{self.url}/api/v1/models/{name}", headers=self.headers, timeout=60).raise_for_status()
 
     def predict(self, name: str, values: object) -> requests.Response:
         """Predict by JSON."""

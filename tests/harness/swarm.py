@@ -24,6 +24,7 @@ BASE = "python:3.11-slim-bookworm"
 TAG = "lab"
 ADDRESSES = ("172.31.0.1", "172.31.0.2")
 PROGRAMS = ("docker", "dockerd", "debootstrap", "ip", "iptables", "nsenter")
+_DEPLOY_S = 600.0
 _NAMESPACE = "mlbuffet2"
 _LINKS = ("mlbuffet-1", "mlbuffet-2")
 KEEP = os.environ.get("MLBUFFET_LAB_KEEP") == "1"
@@ -186,10 +187,10 @@ class Lab:
             run("umount", path)
         shutil.rmtree(FOLDER)
 
-    def deploy(self, *words: str, timeout_s: float = 420) -> str:
+    def deploy(self, *words: str | Path, **variables: str) -> str:
         """Run `mlbuffet deploy …` as an operator does; returns what it printed."""
         command = (sys.executable, "-m", "mlbuffet.cli", "deploy", *words)
-        return run(*command, timeout_s=timeout_s, env=self.first.environment, cwd=ROOT)
+        return run(*command, timeout_s=_DEPLOY_S, env=self.first.environment | variables, cwd=ROOT)
 
     def link(self, state: str) -> None:
         """Plug the second node in or out: `up` or `down`."""
@@ -216,17 +217,25 @@ class Lab:
         self.copy_image(f"mlbuffet/modelhost:{TAG}")
 
 
-# For `build_broken`: a runtime that makes sessions, and fails at the first run.
+_PACKAGES = "cd /opt/mlbuffet/lib/python3*/site-packages"
+
+# For `build_changed`: a runtime that makes sessions, and fails at the first run.
 CANNOT_RUN = (
-    "cd /opt/mlbuffet/lib/python3*/site-packages/modelhost/runtimes"
+    f"RUN {_PACKAGES}/modelhost/runtimes"
     " && sed -i 's/return self._session.run(/return self._session.rum(/' onnx.py && rm -rf __pycache__"
+)
+# A version that writes what this one does not know into manifests: a field, and a setting among those of `serving`.
+NEWER = (
+    f"RUN {_PACKAGES}/mlbuffet"
+    """ && sed -i 's/return data | unknown | within$/return data | unknown | within | {"team": "blue", """
+    """"serving": data["serving"] | {"burst": 4}}/' manifest.py && grep -q burst manifest.py && rm -rf __pycache__"""
 )
 
 
-def build_broken(lab: Lab, service: str, change: str) -> None:
-    """Make mlbuffet/<service>:broken, the service's image with one change, a line of a Dockerfile."""
-    lines = f"FROM mlbuffet/{service}:{TAG}\nUSER 0\n{change}\nUSER 10001:10001\n"
-    lab.first.docker("build", "--quiet", f"--tag=mlbuffet/{service}:broken", "-", input=lines)
+def build_changed(lab: Lab, service: str, tag: str, *lines: str) -> None:
+    """Make mlbuffet/<service>:<tag>, the service's image with changes, lines of a Dockerfile."""
+    text = "\n".join([f"FROM mlbuffet/{service}:{TAG}", "USER 0", *lines, "USER 10001:10001", ""])
+    lab.first.docker("build", "--quiet", f"--tag=mlbuffet/{service}:{tag}", "-", input=text)
 
 
 def _is_in_swarm(node: Node) -> bool:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 import pytest
@@ -29,6 +28,7 @@ from mlbuffet.errors import ForbiddenError, TooManyRequestsError, Unauthenticate
 from mlbuffet.keys import Wish
 from mlbuffet.oip import inference_pb2
 from tests.harness import grpc_client
+from tests.harness.addresses import asked_with
 from tests.harness.invariants import unharmed
 from tests.harness.keyed import FirstKeys, bearer, everywhere, make_key
 from tests.harness.onnx_models import constant
@@ -515,46 +515,11 @@ def test_s12_nothing_that_looks_like_an_address_is_asked(keyed: RunningPlatform)
         models = keyed.names()
         with unharmed(keyed):
             for address in addresses:
-                for answer in asked_with(keyed, address):
+                for answer in asked_with(keyed.url, keyed.headers(), address):
                     assert answer.status_code < 500, (address, answer.request.url, answer.text)
                     assert "root:" not in answer.text
+                sent = message("GET", address, {**keyed.headers(), "Connection": "close"})
+                assert converse(keyed.port, sent).startswith(b"HTTP/1.1 400")
             with pytest.raises(TimeoutError), contextlib.closing(listener.accept()[0]):
                 pytest.fail("somebody asked")
         assert keyed.names() == models
-
-
-def asked_with(platform: RunningPlatform, address: str) -> Iterator[requests.Response]:
-    """Requests with an address in every field that there is."""
-    quoted = quote(address, safe="")
-    iris, url, admin = platform.path("iris.onnx"), platform.url, platform.headers()
-    headers = ["X-Request-Id", "Idempotency-Key", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Referer"]
-    headers += ["X-Original-URL", "Location", "Callback-Url", "If-Match", "User-Agent", "Origin", "Host"]
-
-    def send(method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401 - as requests takes them
-        more = options.pop("headers", {})
-        return requests.request(method, path, headers=admin | more, timeout=20, allow_redirects=False, **options)
-
-    for name in headers:
-        yield send("POST", f"{iris}/prediction", data=BODY, headers={name: address})
-    yield send("PUT", f"{url}/api/v1/models/{quoted}", data=b"no model")
-    yield send("PUT", f"{url}/api/v1/models/x", files={"path": (address, address.encode())})
-    yield send("PUT", f"{url}/api/v1/models/x", files={"path": b"no model"}, data={"image": address})
-    yield send("POST", iris, json={"model_description": address, "image": {"labels": [address]}})
-    yield send("POST", iris, json={"model_description": "", "image": {}})
-    yield send("POST", iris, json={"url": address})
-    yield send("POST", f"{iris}/prediction", json={"values": address, "outputs": [address]})
-    yield send("POST", f"{iris}/prediction", json={"url": address, "values": [1]})
-    yield send("POST", f"{iris}/prediction", files={"file": address.encode()})
-    yield send("GET", f"{url}/docs?model={quoted}&url={quoted}")
-    yield send("GET", f"{url}/api/v1/models?after={quoted}")
-    yield send("POST", f"{url}/v2/repository/models/{quoted}/load", json={"parameters": {"source": address}})
-    yield send("POST", f"{url}/v2/models/iris.onnx/infer", json={"id": address, "inputs": [{"name": address}]})
-    yield send("POST", f"{url}/api/test/sendtomodelhost", json={"data": [address]})
-    made = send("POST", f"{url}/api/v1/keys", json={"name": address, "scopes": ["predict"]})
-    yield made
-    assert made.json()["name"] == address
-    yield send("DELETE", f"{url}/api/v1/keys/{made.json()['id']}")
-    yield send("POST", f"{url}/api/v1/keys", json={"name": "x", "scopes": [address], "expires": address})
-    assert converse(platform.port, message("GET", address, {**admin, "Connection": "close"})).startswith(
-        b"HTTP/1.1 400"
-    )

@@ -8,7 +8,7 @@ import pytest
 
 from mlbuffet.deploying.names import IMAGES
 from tests.harness.platform import wait_until
-from tests.harness.swarm import CANNOT_RUN, TAG, Lab, Node, build_broken
+from tests.harness.swarm import CANNOT_RUN, TAG, Lab, Node, build_changed
 
 MODELHOST = ("--volume=/repository", "--volume=/run/mlbuffet", "--env=MODELHOST_REPOSITORY=/repository")
 HARDENED = ("--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", "--network=none")
@@ -90,7 +90,7 @@ for path in pathlib.Path('/proc').glob('[0-9]*/comm'):
 
 def test_d02_a_modelhost_that_cannot_run_models_ends(lab: Lab) -> None:
     """Its runtime imports, and fails at the first run."""
-    build_broken(lab, "modelhost", f"RUN {CANNOT_RUN}")
+    build_changed(lab, "modelhost", "broken", CANNOT_RUN)
     with started(lab.first, "mlbuffet/modelhost:broken", *MODELHOST) as container:
         assert lab.first.docker("wait", container) == "1"
         log = lab.first.logs(container)

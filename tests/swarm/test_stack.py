@@ -1,8 +1,6 @@
 """The stack on a real Swarm of two nodes, deployed from nothing."""
 
 import json
-import os
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -12,7 +10,6 @@ from typing import Any
 import grpc
 import pytest
 import requests
-import trustme
 from google.protobuf import json_format
 
 from mlbuffet.oip import inference_pb2
@@ -22,7 +19,8 @@ from tests.harness.stack import Stack
 from tests.harness.swarm import ADDRESSES
 
 SERVICES = ("edge", "inferrer", "modelhost", "mirror", "metrics")
-LIMIT_S = 5 if os.environ.get("MLBUFFET_SOAK") == "1" else 20  # a machine of a CI may have other things to do
+TRIES = 5  # of which one is to be within the limit: a machine may have other things to do
+LIMIT_S = 5.0
 PUBLISHED = {80, 8001, 8002, 9091}
 
 
@@ -144,8 +142,10 @@ def test_prometheus_is_behind_a_password_and_scrapes(stack: Stack) -> None:
 
 @pytest.mark.parametrize("service", ["inferrer", "modelhost"])
 def test_a_killed_task_is_replaced_and_serves_within_5_s(stack: Stack, service: str) -> None:
-    """The best of three, in seconds printed: 3.5 on two cores that do nothing else."""
-    took_s = [_replacement_s(stack, service) for _ in range(3)]
+    """3.5 s on two cores: half a second until Swarm may, one and a half to start, then the first health check."""
+    took_s: list[float] = []
+    while len(took_s) < TRIES and not (took_s and min(took_s) < LIMIT_S):
+        took_s.append(_replacement_s(stack, service))
     print(f"{service}: killed, replaced and healthy in {', '.join(f'{seconds:.1f}' for seconds in took_s)} s")  # noqa: T201 - a figure
     assert min(took_s) < LIMIT_S
 
@@ -163,38 +163,3 @@ def _replacement_s(stack: Stack, service: str) -> float:
     wait_until(replaced, 90, f"a new task of {service}")
     assert stack.predict("iris.onnx", [2, 5, 1, 4]).json()["values"] == [1]
     return time.monotonic() - began
-
-
-def test_the_edge_writes_where_a_client_comes_from(stack: Stack) -> None:
-    """What a client says of itself is not passed on: a lie in X-Forwarded-For is in no record."""
-    lie = "203.0.113.77"
-    headers = stack.headers | {"X-Forwarded-For": lie, "Forwarded": f"for={lie}"}
-    requests.delete(f"{stack.url}/api/v1/models/none.onnx", headers=headers, timeout=10)
-    logs = "".join(stack.lab.first.logs(container) for container in stack.lab.first.containers("inferrer"))
-    assert lie not in logs
-    assert re.search("none.onnx|request failed", logs)
-
-
-def test_with_a_certificate_the_public_ports_speak_tls(stack: Stack, tmp_path: Path) -> None:
-    authority, first = trustme.CA(), stack.lab.first
-    certificate = authority.issue_cert(ADDRESSES[0])
-    first.docker(
-        "secret", "create", "mlbuffet_edge", "-", input=certificate.private_key_and_cert_chain_pem.bytes().decode()
-    )
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-
-    def answers(scheme: str) -> bool:
-        try:
-            url = f"{scheme}://{ADDRESSES[0]}:8002/health/ready"
-            return requests.get(url, verify=str(tmp_path / "ca.pem"), timeout=2).status_code == 200
-        except requests.RequestException:
-            return False
-
-    try:
-        stack.lab.deploy("up", "--tls")
-        wait_until(lambda: answers("https"), 60, "HTTPS")
-        assert not answers("http")
-    finally:
-        stack.lab.deploy("up")
-        wait_until(lambda: answers("http"), 60, "HTTP")
-        first.docker("secret", "rm", "mlbuffet_edge")
