@@ -1,4 +1,4 @@
-"""Rows P02, P05, P06, P08, P11 and P12: bodies that are wrong, deep, long, large, compressed or cut into crumbs."""
+"""Rows P02, P05, P06, P08, P11, P12, S13: bodies that are wrong, deep, long, large, compressed or cut into crumbs."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ import requests
 
 from tests.harness.invariants import unharmed, usage
 from tests.harness.onnx_models import identity
-from tests.harness.platform import SAMPLES, RunningPlatform
+from tests.harness.platform import ROOT, SAMPLES, RunningPlatform
 from tests.harness.raw_http import Answer, chunked, exchange, message
 from tests.harness.zoo import DATATYPES, zoo_platform
 
@@ -65,6 +65,32 @@ def cpu_s(platform: RunningPlatform) -> float:
 
 def nested(depth: int, inner: str = "") -> str:
     return "[" * depth + inner + "]" * depth
+
+
+BILLION = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 11))
+ANCHORS = "".join(f"a{number}: &b{number} 1\n" for number in range(100_000))
+YAML = ["!!python/object/apply:os.system ['touch {}']", BILLION, ANCHORS, "values: [2, 5, 1, 4]"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/yaml"])
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system ['touch {}']", BILLION, ANCHORS, "values: [2, 5, 1, 4]"]
+)
+def test_s13_yaml_is_read_nowhere(text: str, kind: str, zoo: RunningPlatform, tmp_path: Path) -> None:
+    """There is no YAML input; what is sent all the same is not read, and nothing in it done."""
+    canary = tmp_path / "canary"
+    with unharmed(zoo):
+        before_s = cpu_s(zoo)
+        for path in (IRIS, INFER, "/api/v1/models/iris.onnx", "/api/v1/keys"):
+            answer = post(zoo, path, text.replace("{}", str(canary)), **{"Content-Type": kind})
+            assert answer.status_code in {400, 415}, (path, answer.text)
+        assert cpu_s(zoo) - before_s < 2
+    assert not canary.exists()
+
+
+def test_s13_no_service_has_a_reader_of_yaml() -> None:
+    for lock in ("inferrer", "modelhost"):
+        assert "yaml" not in (ROOT / f"locks/{lock}.txt").read_text(encoding="utf-8").lower()
 
 
 @pytest.mark.parametrize(
