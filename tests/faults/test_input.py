@@ -83,8 +83,8 @@ def test_s13_yaml_is_read_nowhere(text: str, kind: str, zoo: RunningPlatform, tm
         before_s = cpu_s(zoo)
         for path in (IRIS, INFER, "/api/v1/models/iris.onnx", "/api/v1/keys"):
             answer = post(zoo, path, text.replace("{}", str(canary)), **{"Content-Type": kind})
-            assert answer.status_code in {400, 415}, (path, answer.text)
-        assert cpu_s(zoo) - before_s < 2
+            assert answer.status_code in {400, 413, 415}, (path, answer.text)
+        assert cpu_s(zoo) - before_s < 4
     assert not canary.exists()
 
 
