@@ -80,4 +80,4 @@ def test_d09_a_cold_start_in_any_order_with_late_modelhosts(stack: Stack, models
     print(f"cold start, {MODELS} models, {', '.join(order)}: ready {took_s:.1f} s after modelhosts came")  # noqa: T201
     assert answered == dict.fromkeys(models, True)
     stack.whole()
-    assert failed(stack) == before
+    assert failed(stack) <= before  # of which Swarm may have forgotten some
