@@ -51,6 +51,10 @@ INFERRER = {
         "makes, in `.mlbuffet/key_hash` in the repository."
     ),
     "first_keys": "File of keys that a repository without keys begins with.",
+    "trainer_key": (
+        "The trainer's own key, 32 to 255 of `A-Z a-z 0-9 . _ -`, best from a file. It may write models and say which "
+        "run made one, and counts with and without API keys. Empty: nobody may."
+    ),
     "workers": "Processes that accept connections; 0 means one for each core that it may use.",
     "repository": "The model repository's folder. All inferrer processes stand on the same one.",
     "modelhosts": (

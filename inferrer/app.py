@@ -64,7 +64,7 @@ class Inferrer:
             cache_bytes=settings.cache_bytes,
         )
         controlplane = ControlPlane(repository, index, dataplane)
-        keys = KeyRing(open_keys(settings))
+        keys = KeyRing(open_keys(settings), settings.trainer_key)
         self.services = Services(settings, repository, index, dataplane, controlplane, keys)
         self.counts = RequestCounts(registry)
         self._balancing = BalancingCounts(registry, dataplane)

@@ -51,7 +51,9 @@ class ControlPlane:
         self._dataplane = dataplane
 
     def upload(self, name: str, staged: StagedUpload, options: UploadOptions) -> Uploaded:
-        """Make finished staged bytes the default version of a model.
+        """Make finished staged bytes a version of a model, and its default unless the client says otherwise.
+
+        A model's first version is always its default: without one there is no model.
 
         Raises:
             DigestMismatchError, InvalidModelError: the bytes are not what was announced, or no model.
@@ -64,11 +66,9 @@ class ControlPlane:
         report = self._check(staged)
         with self._repository.lock(name):
             entry = self._index.models().get(name)
-            before = made_before(entry, staged.digest, options)
-            if entry is not None and before is not None:
-                if before.version >= entry.default:  # else a later change stands, and a repetition does not undo it
-                    before = self._activate(entry, before)
-                return Uploaded(before, created=True)
+            before = self._made_before(name, staged.digest, options)
+            if before is not None:
+                return Uploaded(self._finish(before, entry, options), created=True)
             self._refuse_conflicts(name, entry, options)
             if entry is not None and self._repository.holds(entry.manifest, staged.digest):
                 return Uploaded(self._amend(self._activate(entry, entry.manifest), options), created=False)
@@ -76,7 +76,10 @@ class ControlPlane:
             try:
                 self._repository.publish(staged, manifest)
                 self._load_everywhere(manifest)
-                self._repository.set_default(name, manifest.version)
+                if options.activate or entry is None:
+                    self._repository.set_default(name, manifest.version)
+                else:
+                    self._repository.announce(name)
             except BaseException:
                 self._repository.withdraw(manifest)
                 raise
@@ -169,6 +172,27 @@ class ControlPlane:
             ModelNotFoundError, VersionNotFoundError, ModelBusyError: it is not there, or not now.
         """
         return self.describe(ref, {"unloaded": True})
+
+    def _made_before(self, name: str, digest: str, options: UploadOptions) -> Manifest | None:
+        """The version that an upload with this Idempotency-Key made, in the index or, where its maker died, not yet.
+
+        Raises:
+            IdempotencyConflictError: it made it from other bytes.
+        """
+        if options.idempotency_key is None:
+            return None
+        return made_before(read_versions(self._repository.root / name).values(), digest, options.idempotency_key)
+
+    def _finish(self, made: Manifest, entry: ModelEntry | None, options: UploadOptions) -> Manifest:
+        """Do what an upload that made a version before may have left undone."""
+        if entry is None:
+            self._load_everywhere(made)
+            self._repository.set_default(made.model, made.version)
+        elif options.activate and made.version >= entry.default:
+            return self._activate(entry, made)  # else a later change stands, and a repetition does not undo it
+        elif made.version not in entry.versions:
+            self._repository.announce(made.model)
+        return made
 
     def _activate(self, entry: ModelEntry, manifest: Manifest) -> Manifest:
         """Make a version the default unless it is; loading it lifts what had failed, and that it was unloaded."""

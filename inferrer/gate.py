@@ -86,7 +86,7 @@ class Gate:
     def fault(self, request: Request) -> MLBuffetError | None:
         """Why a request may not pass; None when it may."""
         if not self._ring.closed:
-            request.grant = self._ring.anybody
+            request.grant = self._ring.unasked(request.fields.get(b"authorization"), request.fields.get(b"x-api-key"))
             return self._hosts.fault(request)
         fault = self._hosts.name_fault(request)
         if fault is not None:

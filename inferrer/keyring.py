@@ -5,6 +5,7 @@ revoked one no longer. What somebody has done to the file by hand is seen by a l
 comes that is not known. Once there is a file, nobody passes without a key any more, whatever becomes of the file.
 """
 
+import hmac
 import logging
 import threading
 import time
@@ -13,12 +14,12 @@ from inferrer.rates import SHARED, Rate
 from inferrer.sentkeys import find_key, sent_key
 from inferrer.storage import storage_errors
 from mlbuffet.errors import StorageUnavailableError
-from mlbuffet.keys import SCOPES, Key, Wish
+from mlbuffet.keys import READ, SCOPES, WRITE, Key, Wish
 from mlbuffet.keystore import Keys, KeyStore, KeyStoreError
 
 log = logging.getLogger(__name__)
 
-ANONYMOUS = "anonymous"
+ANONYMOUS, TRAINER = "anonymous", "trainer"
 _MOST_SENT = 1024
 FOLLOW_S = 1.0  # between two looks at the file
 _NEVER = float("inf")
@@ -53,12 +54,17 @@ class Grant:
 class KeyRing:
     """Finds the key that a request carries. Safe to use from several threads.
 
+    `trainer_key` is the trainer's own, which is no key of the repository and counts with and without such; "" is none.
+
     Raises:
         KeyStoreError: there are keys, but they cannot be read.
     """
 
-    def __init__(self, store: KeyStore) -> None:
+    def __init__(self, store: KeyStore, trainer_key: str = "") -> None:
         self._store = store
+        self._trainer_key = trainer_key.encode()
+        self._trainer = Grant(TRAINER, frozenset({READ, WRITE}))
+        self._open_trainer = Grant(TRAINER, frozenset(SCOPES))  # as long as there are no keys
         self._lock = threading.Lock()
         self._signature: tuple[int, ...] | None = None
         self._changes = store.changes()
@@ -95,6 +101,8 @@ class KeyRing:
         text = sent_key(authorization, api_key)
         if text is None:
             return None
+        if self._is_trainers(text):
+            return self._trainer
         for _ in range(2):  # another thread may have replaced the grants in between
             grant = self._verified(text)
             if grant is None:
@@ -105,6 +113,17 @@ class KeyRing:
                 self._sent[sent] = grant
                 return grant
         return None
+
+    def unasked(self, authorization: bytes | None, api_key: bytes | None) -> Grant:
+        """What somebody may do while there are no keys, whatever is sent; it tells the trainer from the others."""
+        if self._trainer_key and (authorization or api_key):
+            text = sent_key(authorization, api_key)
+            if text is not None and self._is_trainers(text):
+                return self._open_trainer
+        return self.anybody
+
+    def _is_trainers(self, text: bytes) -> bool:
+        return bool(self._trainer_key) and hmac.compare_digest(text, self._trainer_key)
 
     def _verified(self, text: bytes) -> Grant | None:
         """Check a key that was not seen before; it may be newer than what was read."""
@@ -188,7 +207,7 @@ class KeyRing:
         self._sent.clear()
         self._closed = True
         # Whoever holds one of these asks anew, and gets the present one.
-        for grant in (self.anybody, *before.values()):
+        for grant in (self.anybody, self._open_trainer, *before.values()):
             grant.ends_at = 0.0
         log.info("keys read", extra={"keys": len(keys)})
 

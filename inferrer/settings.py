@@ -1,6 +1,7 @@
 """Settings of the inferrer: environment variables with the prefix `INFERRER_`."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.settings import Level, SettingsError, read_settings
 from mlbuffet.endpoints import Address, is_loopback
 from mlbuffet.keystore import KeyStore, KeyStoreError
+
+_SERVICE_KEY = re.compile(r"[A-Za-z0-9._-]{32,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class InferrerSettings:
     trusted_proxies: tuple[str, ...] = ()
     key_hash: str = field(default="", repr=False)
     first_keys: Path | None = None
+    trainer_key: str = field(default="", repr=False)
     workers: int = 0
     repository: str = "repository"
     modelhosts: tuple[str, ...] = ("unix:/run/mlbuffet",)
@@ -72,6 +76,9 @@ def read_inferrer_settings() -> InferrerSettings:
     except ValueError as error:
         msg = f"INFERRER_TRUSTED_PROXIES: {error}"
         raise SettingsError(msg) from None
+    if settings.trainer_key and not _SERVICE_KEY.fullmatch(settings.trainer_key):
+        msg = "INFERRER_TRAINER_KEY has 32 to 255 characters of A-Z a-z 0-9 . _ -"
+        raise SettingsError(msg)
     return settings
 
 

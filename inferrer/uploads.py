@@ -1,6 +1,6 @@
 """What a client says of an upload, and what is recorded of the version that it makes. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,18 +21,17 @@ class UploadOptions:
     idempotency_key: str | None = None
     if_match: str | None = None
     source: str = "upload"
+    activate: bool = True  # make it the default
+    run: Mapping[str, Any] | None = None
 
 
-def made_before(entry: ModelEntry | None, digest: str, options: UploadOptions) -> Manifest | None:
+def made_before(versions: Iterable[Manifest], digest: str, idempotency_key: str) -> Manifest | None:
     """The version that an upload with this Idempotency-Key made.
 
     Raises:
         IdempotencyConflictError: it made it from other bytes.
     """
-    if entry is None or options.idempotency_key is None:
-        return None
-    made = (item for item in entry.versions.values() if item.idempotency_key == options.idempotency_key)
-    manifest = next(made, None)
+    manifest = next((item for item in versions if item.idempotency_key == idempotency_key), None)
     if manifest is not None and manifest.digest != digest:
         msg = f"this Idempotency-Key made version {manifest.version} of {manifest.model} from other bytes"
         raise IdempotencyConflictError(msg)
@@ -58,7 +57,7 @@ def new_manifest(
         digest=staged.digest,
         size_bytes=staged.size_bytes,
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        source=options.source,
+        source=options.source if options.run is None else "training",
         signature=Signature.from_json(report["signature"]),
         description=description,
         image=image,
@@ -66,4 +65,5 @@ def new_manifest(
         deterministic=report["deterministic"],
         idempotency_key=options.idempotency_key,
         notes=tuple(report["notes"]),
+        run=options.run,
     )

@@ -31,6 +31,7 @@ class Version(TypedDict):
     pinned: bool
     unloaded: bool
     notes: list[str]
+    run: dict[str, Any] | None
 
 
 class Model(Version):

@@ -103,7 +103,7 @@ class Client:
         """A model's default version, or with `name:version` that one."""
         return self._json("GET", model_path(name))  # type: ignore[return-value]
 
-    def push(
+    def push(  # noqa: PLR0913 - each is said by its name
         self,
         name: str,
         source: Source,
@@ -112,8 +112,11 @@ class Client:
         image: Mapping[str, object] | None = None,
         progress: Progress | None = None,
         if_match: str | None = None,
+        activate: bool = True,
     ) -> Version:
         """Upload a file, its bytes or an open binary file as the new default version of a model.
+
+        Without `activate` the version is there to be asked by its number, and the default stays what it is.
 
         Pushing the bytes of the present default makes no new version. `if_match` is the digest that the default has to
         have before, or `*` for any; `image` says how pixels become the input (scale, mean, std, labels).
@@ -121,6 +124,8 @@ class Client:
         fields = {} if description is None else {"model_description": description}
         if image is not None:
             fields["image"] = dumps(image).decode()
+        if not activate:
+            fields["activate"] = "false"
         with opened(source) as file:
             body = Body(file, form("path", fields) if fields else None, progress)
             headers = {**body.headers, "X-Content-SHA256": body.digest, "Idempotency-Key": uuid4().hex}

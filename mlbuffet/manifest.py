@@ -165,6 +165,7 @@ _TYPES: Mapping[str, frozenset[type]] = (
         "idempotency_key": frozenset({str, type(None)}),
         "golden": frozenset({dict, type(None)}),
         "deterministic": frozenset({bool, type(None)}),
+        "run": frozenset({dict, type(None)}),
     }
 )
 
@@ -210,6 +211,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     golden: Mapping[str, Any] | None = None
     deterministic: bool | None = None  # whether equal requests have equal answers, where that was looked at
+    run: Mapping[str, Any] | None = None  # the training run that made it: its id, and the digests of what went in
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @property

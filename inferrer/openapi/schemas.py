@@ -48,12 +48,13 @@ _VERSION_FIELDS: Json = {
     "digest": _DIGEST,
     "size_bytes": _COUNT,
     "created": {"type": "string", "format": "date-time"},
-    "source": {"enum": ["upload", "adopted file", "sample"]},
+    "source": {"enum": ["upload", "adopted file", "sample", "training"]},
     "description": _TEXT,
     "pinned": _YES_NO,
     "unloaded": _YES_NO,
     "serving": reference("ServingSettings"),
     "notes": _TEXTS,
+    "run": {"type": ["object", "null"], "description": "the training run that made it"},
 }
 _DETAIL_FIELDS: Json = {
     "model_type": _TEXT,

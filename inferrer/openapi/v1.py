@@ -62,7 +62,11 @@ _PREDICTION_BODY: Json = {
 _UPLOAD_BODY: Json = {
     "required": True,
     "content": {
-        **_form({"path": _BINARY}, {"model_description": _TEXT, "image": _TEXT}, ["path"]),
+        **_form(
+            {"path": _BINARY},
+            {"model_description": _TEXT, "image": _TEXT, "activate": {"enum": ["true", "false"]}, "run": _TEXT},
+            ["path"],
+        ),
         "application/octet-stream": {"schema": _BINARY},
     },
 }

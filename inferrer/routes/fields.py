@@ -8,8 +8,9 @@ from typing import Any
 
 from flask import Request
 
+from inferrer.keyring import TRAINER
 from inferrer.terms import check_encoding
-from mlbuffet.errors import BadRequestError, InvalidJSONError, TooLargeError, UnprocessableError
+from mlbuffet.errors import BadRequestError, ForbiddenError, InvalidJSONError, TooLargeError, UnprocessableError
 from mlbuffet.manifest import ImageSettings
 from mlbuffet.strict_json import count_strings, parse
 
@@ -75,6 +76,37 @@ def image_settings(text: str | None) -> ImageSettings | None:
         InvalidJSONError, UnprocessableError: not JSON, or not image settings.
     """
     return None if text is None else ImageSettings.from_json(parse_json(text.encode()))
+
+
+def yes_no(name: str, text: str) -> bool:
+    """A form field that is `true` or `false`.
+
+    Raises:
+        UnprocessableError: it is something else.
+    """
+    if text not in {"true", "false"}:
+        msg = f"{name!r} is true or false; received {text[:80]!a}"
+        raise UnprocessableError(msg)
+    return text == "true"
+
+
+def run_of(request: Request, text: str | None) -> dict[str, Any] | None:
+    """The training run that made what is uploaded; only the trainer may say which.
+
+    Raises:
+        ForbiddenError: somebody else does.
+        InvalidJSONError, UnprocessableError: not JSON, or no object.
+    """
+    if text is None:
+        return None
+    if request.environ["mlbuffet.grant"].who != TRAINER:
+        msg = "the form field 'run' is the trainer's, which alone knows which run made a model"
+        raise ForbiddenError(msg)
+    run: object = parse_json(text.encode())
+    if not isinstance(run, dict):
+        msg = f"'run' is a JSON object; received {type(run).__name__}"
+        raise UnprocessableError(msg)
+    return run
 
 
 def announced_digest(request: Request) -> str | None:

@@ -18,6 +18,8 @@ from inferrer.routes.fields import (
     image_settings,
     json_object,
     limit_of,
+    run_of,
+    yes_no,
 )
 from inferrer.services import Services
 from inferrer.staging import StagedUpload
@@ -126,6 +128,8 @@ def _changing(services: Services) -> Blueprint:
                 options,
                 description=check_description(fields["model_description"]) if "model_description" in fields else None,
                 image=image_settings(fields.get("image")),
+                activate=yes_no("activate", fields.get("activate", "true")),
+                run=run_of(request, fields.get("run")),
             )
             uploaded = services.controlplane.upload(ref.name, staged, options)
         concerns(uploaded.manifest)
@@ -217,7 +221,7 @@ def _receive(request: Request, staged: StagedUpload) -> Mapping[str, str]:
     content_type = request.headers.get("Content-Type", "")
     fields: dict[str, str] = {}
     if is_multipart(content_type):
-        known = ("model_description", "image")
+        known = ("model_description", "image", "activate", "run")
         fields = read_form(request.stream, content_type, files=("path",), fields=known, take=staged.write)
     else:
         for chunk in read_chunks(request.stream):
@@ -261,6 +265,7 @@ def _version(manifest: Manifest) -> dict[str, object]:
         "unloaded": manifest.unloaded,
         "serving": asdict(manifest.serving),
         "notes": manifest.notes,
+        "run": manifest.run,
     }
 
 

@@ -61,7 +61,9 @@ def show(client: Client, name: str, *, as_json: bool) -> None:
 
 def _write(model: ModelDetails) -> None:
     write_line(f"{model['model']}:{model['version']}  {model['digest']}  {size(model['size_bytes'])}")
-    for line in filter(None, [model["description"], *model["notes"]]):
+    run = model.get("run")
+    made_by = f"made by run {run.get('run_id')}" if run else ""
+    for line in filter(None, [model["description"], made_by, *model["notes"]]):
         write_line(line)
     tensors = [("input", *_tensor(spec)) for spec in model["inputs"]]
     tensors += [("output", *_tensor(spec)) for spec in model["outputs"]]
@@ -105,6 +107,7 @@ def _marks(version: Version, default: int) -> str:
 @click.option("--description", help="What it is, for people.")
 @_image
 @click.option("--if-match", metavar="DIGEST", help="Only if the present default version has this digest; * for any.")
+@click.option("--activate/--no-activate", default=True, help="Make it the default, or only a version to be asked for.")
 @as_json
 @asks_server
 def push(  # noqa: PLR0913 - click gives each option an argument
@@ -115,15 +118,18 @@ def push(  # noqa: PLR0913 - click gives each option an argument
     image: Any,  # noqa: ANN401 - JSON; the server says what is wrong with it
     if_match: str | None,
     *,
+    activate: bool,
     as_json: bool,
 ) -> None:
     """Upload FILE, or - for standard input, as the new default version of a model."""
+    options: dict[str, Any] = {"description": description, "image": image, "if_match": if_match, "activate": activate}
     with progress_bar(f"sending {name}", "checked and loaded by the server") as report:
-        version = client.push(name, file, description=description, image=image, progress=report, if_match=if_match)
+        version = client.push(name, file, progress=report, **options)
     if as_json:
         write_json(version)
     else:
-        write_line(f"{name}: version {version['version']} is the default, {version['digest']}")
+        state = "the default" if activate else "there"
+        write_line(f"{name}: version {version['version']} is {state}, {version['digest']}")
         for note in version["notes"]:
             write_line(note)
 

@@ -116,6 +116,9 @@ def test_model_lives_its_life(cli: Cli, name: str) -> None:
     second = cli("models", "push", name, "-", "--if-match", pushed["digest"], given=onnx_models.constant(2))
     assert (second.status, second.err) == (0, "")
     assert second.out.startswith(f"{name}: version 2 is the default, sha256:")
+    third = cli("models", "push", name, "-", "--no-activate", given=onnx_models.constant(3))
+    assert third.out.startswith(f"{name}: version 3 is there, sha256:")
+    assert cli("predict", f"{name}:3", "--values", "[[0]]", "--json").json["values"] == [[3]]
     assert cli("predict", name, "--values", "[[0]]", "--json").json["values"] == [[2]]
     assert cli("models", "rollback", name, "--json").json == {"model": name, "default": 1}
     assert cli("predict", name, "--values", "[[0]]", "--json").json["values"] == [[1]]
@@ -135,6 +138,7 @@ def test_model_lives_its_life(cli: Cli, name: str) -> None:
     assert cli("models", "pull", f"{name}:1", "first").out.startswith("first: version 1, sha256:")
     assert (cli.folder / "first").read_bytes() == onnx_models.constant(1)
     assert cli("models", "rm", f"{name}:1", "--yes", "--json").json == {"deleted": f"{name}:1"}
+    assert cli("models", "rm", f"{name}:3", "--yes").status == 0
     assert [version["version"] for version in cli("models", "show", name, "--json").json["versions"]] == [2]
 
 

@@ -183,10 +183,13 @@ def test_model_lives_its_life(client: Client, name: str, tmp_path: Path) -> None
     with pytest.raises(errors.VersionNotFoundError, match="below"):
         client.rollback(name)
     assert client.rollback(name, 2) == 2
+    assert client.push(name, onnx_models.constant(3), activate=False)["version"] == 3
+    assert (client.show(name)["default"], client.predict(f"{name}:3", [[0]])["values"]) == (2, [[3]])
     assert {host["state"] for host in client.load(f"{name}:1")["modelhosts"]} == {"READY"}
     changed = client.describe(f"{name}:1", description="", pinned=True)
     assert (changed["version"], changed["description"], changed["pinned"]) == (1, "", True)
     client.delete(f"{name}:1")
+    client.delete(f"{name}:3")
     assert [version["version"] for version in client.show(name)["versions"]] == [2]
     client.delete(name)
     assert name not in client.models()

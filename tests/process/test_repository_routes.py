@@ -105,6 +105,33 @@ def test_the_default_version_is_not_deleted_while_others_exist(two_versions: Run
         assert _code(requests.delete(platform.path(NAME), timeout=5)) == (404, "MODEL_NOT_FOUND")
 
 
+def test_a_version_can_be_there_without_being_the_default(two_versions: RunningPlatform) -> None:
+    platform = two_versions
+    default = requests.get(platform.path(NAME), timeout=10).json()["default"]
+
+    def upload(value: int, activate: str, name: str = NAME) -> requests.Response:
+        data, files = {"activate": activate}, {"path": onnx_models.constant(value)}
+        key = {"Idempotency-Key": f"inactive-{value}"}
+        return requests.put(platform.path(name), data=data, files=files, headers=key, timeout=60)
+
+    made = upload(77, "false")
+    version = made.json()["version"]
+    assert made.status_code == 201
+    assert made.headers["Location"] == f"/api/v1/models/{NAME}:{version}"
+    for repeated in (upload(77, "false"), upload(77, "false")):
+        assert (repeated.status_code, repeated.json()["version"]) == (201, version)
+    assert requests.get(platform.path(NAME), timeout=10).json()["default"] == default
+    assert platform.predict(f"{NAME}:{version}", [[1]]).json()["values"] == [[77]]
+    assert platform.predict(NAME, [[1]]).json()["values"] != [[77]]
+    assert upload(77, "true").json()["version"] == version, "the same upload, wanted as the default after all"
+    assert platform.predict(NAME, [[1]]).json()["values"] == [[77]]
+    first = upload(78, "false", "inactive.onnx")
+    assert (first.status_code, first.json()["version"]) == (201, 1)
+    assert platform.predict("inactive.onnx", [[1]]).json()["values"] == [[78]], "without a default there is no model"
+    assert requests.delete(platform.path("inactive.onnx"), timeout=10).status_code == 200
+    assert _code(upload(79, "yes")) == (422, "INVALID_FIELD")
+
+
 def test_if_match(two_versions: RunningPlatform) -> None:
     platform = two_versions
     with unharmed(platform, resources=False):

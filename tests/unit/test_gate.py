@@ -12,7 +12,7 @@ from inferrer.access import ANY, METHODS, OPEN, ROUTES, changes
 from inferrer.app import Inferrer
 from inferrer.clients import Proxies
 from inferrer.gate import Gate
-from inferrer.keyring import KeyRing
+from inferrer.keyring import ANONYMOUS, TRAINER, KeyRing
 from inferrer.settings import InferrerSettings
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.request import Request
@@ -84,6 +84,9 @@ def test_what_changes_something_is_told_from_what_does_not() -> None:
     assert not any("prediction" in rule or "infer" in rule or "predict" in rule for rule, _ in changing)
 
 
+TRAINERS = "the-trainers-own-key-of-forty-characters"
+
+
 class Asking:
     """A gate in front of an application that has a route nobody has decided on, and a key of every scope."""
 
@@ -91,9 +94,21 @@ class Asking:
         app = Flask(__name__)
         for rule in ("/new", "/api/v1/models", "/api/v1/models/<name>"):
             app.add_url_rule(rule, rule, lambda **_: "", methods=["GET", "POST"])
-        ring = KeyRing(KeyStore(folder))
-        _, self.text = ring.make(Wish("all", list(SCOPES)))
-        self.gate = Gate(ring, app.url_map, HostPolicy(), Proxies())
+        self.ring = KeyRing(KeyStore(folder), TRAINERS)
+        self.text = ""
+        self.gate = Gate(self.ring, app.url_map, HostPolicy(), Proxies())
+
+    def close(self) -> "Asking":
+        """Have it ask for keys."""
+        _, self.text = self.ring.make(Wish("all", list(SCOPES)))
+        return self
+
+    def who(self, key: str, method: str = "GET") -> str | None:
+        """Who is let through to the model routes with a key; None for nobody."""
+        request = Request()
+        request.method, request.path, request.peer = method.encode(), b"/api/v1/models/m", "127.0.0.1"
+        request.fields = {b"host": b"localhost", b"authorization": f"Bearer {key}".encode()}
+        return None if self.gate.fault(request) else request.grant.who
 
     def status(self, method: str, path: str, key: str = "") -> int:
         """What a request is answered by the gate; 200 where it may pass."""
@@ -105,7 +120,7 @@ class Asking:
 
 
 def test_a_route_that_nobody_has_decided_on_is_refused_to_everybody(tmp_path: Path) -> None:
-    status = Asking(tmp_path).status
+    status = Asking(tmp_path).close().status
     assert {status(method, "/api/v1/models") for method in ("GET", "HEAD", "OPTIONS")} == {200}
     assert {status(method, "/new") for method in ("GET", "HEAD", "POST", "OPTIONS")} == {403}
     assert status("POST", "/api/v1/models") == 403
@@ -114,7 +129,27 @@ def test_a_route_that_nobody_has_decided_on_is_refused_to_everybody(tmp_path: Pa
 
 
 def test_what_is_remembered_of_paths_is_bounded(tmp_path: Path) -> None:
-    asking = Asking(tmp_path)
+    asking = Asking(tmp_path).close()
     for number in range(3000):
         assert asking.status("GET", f"/api/v1/models/{number}") == 200
     assert len(asking.gate._places) == 1024
+
+
+def test_the_trainers_key_counts_with_and_without_keys(tmp_path: Path) -> None:
+    asking = Asking(tmp_path)
+    assert [asking.who(key) for key in (TRAINERS, TRAINERS[:-1], TRAINERS + "x")] == [TRAINER, ANONYMOUS, ANONYMOUS]
+    open_to_all = asking.ring.unasked(f"Bearer {TRAINERS}".encode(), None)
+    asking.close()
+    assert [asking.who(key) for key in (TRAINERS, TRAINERS[:-1], TRAINERS + "x", "")] == [TRAINER, None, None, None]
+    assert not open_to_all.again(), "what was found without keys is looked at anew"
+    assert asking.status("GET", "/new", TRAINERS) == 403
+    granted = asking.ring.find(None, TRAINERS.encode())
+    assert granted is not None
+    assert granted.scopes == {"models:read", "models:write"}
+
+
+def test_no_trainers_key_is_nobodys(tmp_path: Path) -> None:
+    ring = KeyRing(KeyStore(tmp_path))
+    assert ring.unasked(b"Bearer ", b"").who == ring.unasked(None, b"").who == ANONYMOUS
+    ring.make(Wish("all", list(SCOPES)))
+    assert ring.find(None, b"") is None

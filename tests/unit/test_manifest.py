@@ -23,6 +23,7 @@ images = st.builds(
 )
 _KNOWN = {"model", "version", "digest", "size_bytes", "created", "source", "signature", "image", "notes", "golden"}
 _KNOWN |= {"serving", "unloaded", "deterministic", "description", "model_type", "pinned", "idempotency_key", "unknown"}
+_KNOWN |= {"run"}
 unknown: st.SearchStrategy[Mapping[str, Any]] = st.dictionaries(
     texts.filter(lambda name: name not in _KNOWN), st.none() | st.integers(0, 9) | texts | st.lists(texts), max_size=3
 )
@@ -41,6 +42,7 @@ manifests = st.builds(
     idempotency_key=st.none() | texts,
     notes=st.lists(texts).map(tuple),
     golden=st.none() | st.dictionaries(texts, st.lists(st.integers(0, 9))),
+    run=st.none() | st.dictionaries(texts, texts),
     unknown=unknown,
 )
 
