@@ -51,6 +51,11 @@ INFERRER = {
         "makes, in `.mlbuffet/key_hash` in the repository."
     ),
     "first_keys": "File of keys that a repository without keys begins with.",
+    "trainer": (
+        "Where the trainer is: `unix:/path` or `tcp://name:port`, over TCP with the certificates in "
+        "`INFERRER_TLS_FOLDER`; it must be valid for `mlbuffet-trainer`. Empty: training is answered "
+        "`TRAINER_UNAVAILABLE`."
+    ),
     "trainer_key": (
         "The trainer's own key, 32 to 255 of `A-Z a-z 0-9 . _ -`, best from a file. It may write models and say which "
         "run made one, and counts with and without API keys. Empty: nobody may."

@@ -39,6 +39,13 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     f"{_MODEL}/load": {"POST": WRITE},
     f"{_MODEL}/unload": {"POST": WRITE},
     f"{_MODEL}/prediction": {"GET": PREDICT, "POST": PREDICT},
+    "/api/v1/train/<name>": {"POST": TRAIN},
+    "/api/v1/runs": {"GET": TRAIN},
+    "/api/v1/runs/<run_id>": {"GET": TRAIN, "DELETE": TRAIN},
+    "/api/v1/runs/<run_id>/logs": {"GET": TRAIN},
+    "/api/v1/runs/<run_id>/metrics": {"GET": TRAIN},
+    "/api/v1/runs/<run_id>/cancel": {"POST": TRAIN},
+    "/api/v1/runs/<run_id>/retry": {"POST": TRAIN},
     "/api/v1/keys": {"GET": ADMIN, "POST": ADMIN},
     "/api/v1/keys/<key_id>": {"DELETE": ADMIN},
     "/v1/models": {"GET": READ},
@@ -90,4 +97,4 @@ def scope_of(rule: str, method: str) -> str | None:
 
 def changes(scope: str | None, method: str) -> bool:
     """Tell whether a request that takes this scope changes something, and is recorded."""
-    return scope in {WRITE, TRAIN} or (scope == ADMIN and method not in _READING)
+    return scope == WRITE or (scope in {TRAIN, ADMIN} and method not in _READING)

@@ -27,9 +27,11 @@ from inferrer.routes.models import model_routes
 from inferrer.routes.oip import oip_routes
 from inferrer.routes.oip_repository import oip_repository_routes
 from inferrer.routes.predictions import prediction_routes
+from inferrer.routes.training import training_routes
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings, open_keys
 from inferrer.telemetry import BalancingCounts
+from inferrer.trainer import Trainer
 from mlbuffet.certificates import tls_context
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.telemetry import RequestCounts, exposition
@@ -65,7 +67,8 @@ class Inferrer:
         )
         controlplane = ControlPlane(repository, index, dataplane)
         keys = KeyRing(open_keys(settings), settings.trainer_key)
-        self.services = Services(settings, repository, index, dataplane, controlplane, keys)
+        trainer = Trainer(settings.trainer, settings.tls_folder, dataplane.loop, max(settings.threads // 4, 1))
+        self.services = Services(settings, repository, index, dataplane, controlplane, keys, trainer)
         self.counts = RequestCounts(registry)
         self._balancing = BalancingCounts(registry, dataplane)
         self.lane = PredictionLane(dataplane, self.counts, settings)
@@ -90,6 +93,7 @@ class Inferrer:
             "inferrer",
             greeting_routes(services),
             model_routes(services),
+            training_routes(services),
             key_routes(services),
             prediction_routes(services),
             kserve_routes(services),

@@ -38,6 +38,11 @@ def concerns(version: Manifest) -> Manifest:
     return version
 
 
+def concerns_run(run_id: str, model: str | None = None) -> None:
+    """Say which training run it makes or changes, and for which model where that is known."""
+    g.subject = {"run": run_id, **({} if model is None else {"model": model})}
+
+
 def concerns_key(key_id: str) -> None:
     """Say which key it makes or revokes."""
     g.subject = {"key": key_id}

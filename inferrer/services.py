@@ -8,6 +8,7 @@ from inferrer.dataplane import DataPlane
 from inferrer.keyring import KeyRing
 from inferrer.repository import Repository
 from inferrer.settings import InferrerSettings
+from inferrer.trainer import Trainer
 from mlbuffet.index import Index
 
 
@@ -21,6 +22,7 @@ class Services:
     dataplane: DataPlane
     controlplane: ControlPlane
     keys: KeyRing
+    trainer: Trainer
     leaving: Event = field(default_factory=Event)  # set when this process is about to end
 
     @property

@@ -26,6 +26,7 @@ class InferrerSettings:
     trusted_proxies: tuple[str, ...] = ()
     key_hash: str = field(default="", repr=False)
     first_keys: Path | None = None
+    trainer: str = ""
     trainer_key: str = field(default="", repr=False)
     workers: int = 0
     repository: str = "repository"
@@ -65,6 +66,12 @@ def read_inferrer_settings() -> InferrerSettings:
             Address.parse(place)
     except ValueError as error:
         msg = f"INFERRER_MODELHOSTS: {error}"
+        raise SettingsError(msg) from None
+    try:
+        if settings.trainer:
+            Address.parse(settings.trainer)
+    except ValueError as error:
+        msg = f"INFERRER_TRAINER: {error}"
         raise SettingsError(msg) from None
     try:
         HostPolicy(settings.hosts, settings.origins)

@@ -70,6 +70,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         server.draining = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(at_once.wait(), inferrer.settings.drain_notice_s if stop.is_set() else 0)
+        inferrer.services.trainer.leave()
         await listeners.close()
         await asyncio.gather(server.drain(inferrer.settings.drain_s), *([rpc.drain()] if rpc else []))
         inferrer.close()

@@ -417,6 +417,13 @@ class EngineUnavailableError(UnavailableError):
     retry_after_s = 10
 
 
+class TrainerUnavailableError(UnavailableError):
+    """There is no trainer, or it cannot be reached now."""
+
+    code = "TRAINER_UNAVAILABLE"
+    retry_after_s = 5
+
+
 class ModelCorruptError(UnavailableError):
     """The stored file no longer has its digest; it is never served."""
 

@@ -97,16 +97,20 @@ def in_working_order(lines: list[str]) -> list[str]:
     return sorted(lines, key=lambda line: (line.count("-X DELETE"), -line.count("-X PUT")))
 
 
+TRAINING = ("/api/v1/train/", "/api/v1/runs")  # they take a trainer, and the second kind a run of one's own
+
+
 def test_help_can_be_followed(folder: Path, platform: RunningPlatform) -> None:
     text = requests.get(f"{platform.url}/help", timeout=10).text
-    lines = [line for line in readme.curl_lines(text) if "/api/v1/keys" not in line]  # keys.md has those, in order
+    others = ("/api/v1/keys", *TRAINING)  # keys.md has those, in order
+    lines = [line for line in readme.curl_lines(text) if not any(path in line for path in others)]
     assert len(lines) > 10
     answers = {line: ask(line, folder, platform) for line in in_working_order(lines)}
     assert {line: status for line, status in answers.items() if not status.startswith("2")} == {}
 
 
 def test_api_examples_can_be_followed(folder: Path, platform: RunningPlatform) -> None:
-    lines = readme.curl_lines(page("docs/api.md"))
+    lines = [line for line in readme.curl_lines(page("docs/api.md")) if not any(path in line for path in TRAINING)]
     assert len(lines) > 8
     answers = {line: ask(line, folder, platform) for line in lines}
     assert {line: status for line, status in answers.items() if not status.startswith("2")} == {}
@@ -137,6 +141,8 @@ def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform) -
     started = next(record for record in platform.records("modelhost-1") if record["event"] == "modelhost started")
     requests.post(platform.path("iris.onnx"), json={"serving": {"cache": True}}, timeout=30).raise_for_status()
 
+    requests.post(f"{platform.url}/api/v1/train/iris.onnx", timeout=10)
+
     def is_known() -> bool:
         answer = platform.predict("iris.onnx", [2, 5, 1, 4])
         return answer.headers.get("X-Cache") == "HIT"
@@ -147,7 +153,8 @@ def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform) -
         return set(FAMILY.findall(requests.get(f"{url}/metrics", timeout=10).text))
 
     # A process moves what it counted to where all can read it once a second.
-    wait_until(lambda: "prediction_cache_hits_total" in exposed(platform.url), 10, "the predictions' counts")
+    last = {"prediction_cache_hits_total", "model_training_operations_total"}
+    wait_until(lambda: last <= exposed(platform.url), 10, "the requests' counts")
     found = exposed(platform.url) | exposed(f"http://127.0.0.1:{started['port']}")
     shown = {name for name in readme.table_names(page("docs/metrics.md")) if name != "Name"}
     assert shown == found

@@ -9,13 +9,20 @@ from typing import Any
 from flask import Flask
 from werkzeug.routing import Rule
 
-from inferrer.openapi import schemas, v1, v2
+from inferrer.openapi import schemas, training, v1, v2
 from inferrer.openapi.operation import Json, Operation
 from inferrer.openapi.schemas import SECURITY
 
-OPERATIONS: Mapping[str, Operation] = {**v1.MODELS, **v1.KEYS, **v1.SERVICE, **v2.KSERVE, **v2.V2}
+OPERATIONS: Mapping[str, Operation] = {
+    **v1.MODELS,
+    **training.TRAINING,
+    **v1.KEYS,
+    **v1.SERVICE,
+    **v2.KSERVE,
+    **v2.V2,
+}
 COMPONENTS: Json = {
-    "schemas": {**schemas.SCHEMAS, **v2.SCHEMAS},
+    "schemas": {**schemas.SCHEMAS, **training.SCHEMAS, **v2.SCHEMAS},
     "parameters": schemas.PARAMETERS,
     "headers": schemas.HEADERS,
     "securitySchemes": schemas.SECURITY,
@@ -93,7 +100,13 @@ def _operation_id(rule: Rule, method: str) -> str:
 
 def _parameters(rule: Rule, operation: Operation) -> Iterator[str]:
     """Components of the path's parameters, then of the others."""
-    known = {"name": operation.named, "version": "VersionNumber", "asset": "Asset", "key_id": "KeyId"}
+    known = {
+        "name": operation.named,
+        "version": "VersionNumber",
+        "asset": "Asset",
+        "key_id": "KeyId",
+        "run_id": "RunId",
+    }
     yield from (known[name] for name in _CONVERTER.findall(rule.rule))
     yield from operation.parameters
 

@@ -208,6 +208,20 @@ PARAMETERS: Json = {
     "KeyId": _parameter(
         "key_id", "path", {"type": "string", "pattern": "^[^/]+$"}, "A key's id.", example="3f9c01aa52d7"
     ),
+    "RunId": _parameter(
+        "run_id",
+        "path",
+        {"type": "string", "pattern": "^[0-9]{8}t[0-9]{6}-[0-9a-f]{8}$"},
+        "A training run.",
+        example="20261129t131405-3f9c01aa",
+    ),
+    "OfModel": _parameter("model", "query", _TEXT, "Only runs for this model."),
+    "InState": _parameter(
+        "state", "query", {"enum": ["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]}, "Only runs in this state."
+    ),
+    "Offset": _parameter("offset", "query", _COUNT, "Where to begin, in bytes."),
+    "Follow": _parameter("follow", "query", {"enum": ["0", "1"]}, "Go on, as server-sent events, until the run ends."),
+    "LastEventId": _parameter("Last-Event-ID", "header", _DIGITS, "Where to go on: the last event's id."),
     "Asset": _parameter(
         "asset", "path", {"type": "string", "pattern": "^[^/]+$"}, "A file of the page.", example="docs.js"
     ),

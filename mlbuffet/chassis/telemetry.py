@@ -24,6 +24,12 @@ class RequestCounts:
             ("model", "status"),
             registry=registry,
         )
+        self._trainings = Counter(
+            "model_training_operations_total",
+            "Training requests by model and status",
+            ("model", "status"),
+            registry=registry,
+        )
         self._pending: Counts[tuple[str, str, int, str]] = Counts()
 
     def count(self, route: str, method: str, status: int, model: str) -> None:
@@ -37,6 +43,8 @@ class RequestCounts:
             self._requests.labels(route, method, str(status), model).inc(count)
             if model and route.endswith(("/prediction", "/infer", ":predict", "/ModelInfer")):
                 self._by_model.labels(model, str(status)).inc(count)
+            if route.startswith("/api/v1/train/"):
+                self._trainings.labels(model, str(status)).inc(count)
 
 
 def exposition(registry: CollectorRegistry) -> bytes:

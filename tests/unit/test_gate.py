@@ -80,6 +80,8 @@ def test_what_changes_something_is_told_from_what_does_not() -> None:
     }
     assert {(rule, method) for rule, method in changing if method == "GET"} == {("/api/v1/updatemodels", "GET")}
     assert ("/api/v1/keys", "POST") in changing
+    assert ("/api/v1/train/<name>", "POST") in changing
+    assert ("/api/v1/runs/<run_id>", "DELETE") in changing
     assert ("/api/v1/keys/<key_id>", "DELETE") in changing
     assert not any("prediction" in rule or "infer" in rule or "predict" in rule for rule, _ in changing)
 
