@@ -1,7 +1,7 @@
 """Where a server is, what a model's path is there, and how a client signs what it asks."""
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -39,6 +39,11 @@ def bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedRe
         return request
 
     return sign
+
+
+def run_path(run_id: str) -> str:
+    """A training run's path."""
+    return f"/api/v1/runs/{quote(run_id, safe='')}"
 
 
 def model_path(name: str) -> str:

@@ -87,6 +87,40 @@ class NewKey(ApiKey):
     key: str
 
 
+class Run(TypedDict):
+    """A training run; docs/api.md says what each field means."""
+
+    run_id: str
+    model: str
+    state: str
+    phase: str | None
+    reason: str | None
+    message: str | None
+    retryable: bool
+    created: str
+    started: str | None
+    ended: str | None
+    parameters: dict[str, Any]
+    limits: dict[str, Any]
+    inputs: dict[str, Any]
+    image: str | None
+    image_digest: str | None
+    engine: str | None
+    exit_code: int | None
+    resources: dict[str, Any]
+    model_version: int | None
+    retry_of: str | None
+    who: str
+
+
+class Metric(TypedDict):
+    """A number that a run has told."""
+
+    name: str
+    value: float
+    step: int | None
+
+
 class Prediction(TypedDict):
     """An answer: the first output as `values`, those asked for by name as `outputs`."""
 

@@ -10,21 +10,14 @@ doing it twice is the same as doing it once. Files are streamed both ways and ch
 for one thread.
 """
 
-import contextlib
 import hashlib
-import math
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
-import requests
-from urllib3.exceptions import HTTPError
-
-from mlbuffet.address import bearer, check_url, model_path
+from mlbuffet.address import model_path
 from mlbuffet.answers import (
     ApiKey,
     Loaded,
@@ -34,30 +27,18 @@ from mlbuffet.answers import (
     Prediction,
     Pulled,
     Version,
-    refusal,
     stranger,
-    why,
 )
-from mlbuffet.errors import (
-    ConnectionFailedError,
-    DigestMismatchError,
-    ModelBusyError,
-    UnavailableError,
-    VersionNotFoundError,
-)
+from mlbuffet.errors import DigestMismatchError, UnavailableError, VersionNotFoundError
 from mlbuffet.names import parse_ref
+from mlbuffet.training import TrainingCalls
 from mlbuffet.transfer import CHUNK_BYTES, Body, Progress, Source, dumps, form, opened
 
-T = TypeVar("T")
-
-_PAGE = 1000
-_PAUSES_S = (0.1, 0.5, 2.0)
 _CHANGE_S = 120.0  # checking, loading and warming a large model takes the server longer than a prediction
 _GRACE_S = 5.0  # the server's own deadline is to speak first
-_LOST = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
-class Client:
+class Client(TrainingCalls):
     """One MLBuffet server, over kept connections.
 
     `key` is the API key; `timeout_s` bounds connecting and each wait for a byte, not a whole transfer.
@@ -65,23 +46,6 @@ class Client:
     Raises:
         ValueError: `url` or `key` cannot be one.
     """
-
-    def __init__(self, url: str = "http://127.0.0.1:8002", key: str | None = None, timeout_s: float = 30.0) -> None:
-        self.url = check_url(url)
-        self.timeout_s = timeout_s
-        self._session = requests.Session()
-        if key is not None:
-            self._session.auth = bearer(key)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._session.close()
 
     def is_ready(self) -> bool:
         """Tell whether the server is there and answers predictions."""
@@ -236,57 +200,6 @@ class Client:
     def revoke_key(self, key_id: str) -> None:
         """Let an API key count no longer."""
         self._json("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}", once=True)
-
-    def _pages(self, path: str, limit: int | None, after: str) -> Iterator[Any]:
-        left = math.inf if limit is None else limit
-        while left > 0:
-            page = self._json("GET", path, params={"limit": min(left, _PAGE), "after": after})
-            yield from page["model_list"]
-            left -= len(page["model_list"])
-            if "next" not in page:
-                return
-            after = page["next"]
-
-    def _json(self, method: str, path: str, *, once: bool = False, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Ask for JSON; returns it without the part that repeats the status."""
-        response = self._tried(lambda: self._send(method, path, **options), once=once)
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            data: dict[str, Any] = response.json()
-            data.pop("http_status")
-            return data
-        raise stranger(response)
-
-    def _send(self, method: str, path: str, *, wait_s: float = 0.0, **options: Any) -> requests.Response:  # noqa: ANN401
-        """Ask once; the server's refusal is raised."""
-        timeout_s = wait_s or self.timeout_s
-        response = self._session.request(method, self.url + path, timeout=timeout_s, allow_redirects=False, **options)
-        if response.status_code not in {200, 201}:
-            raise refusal(response)
-        return response
-
-    def _tried(self, act: Callable[[], T], *, once: bool = False) -> T:
-        """Do it, and again after a pause while the connection fails; what takes too long is not tried again.
-
-        Raises:
-            ConnectionFailedError: it went on failing.
-        """
-        pauses = iter(() if once else _PAUSES_S)
-        lost = False
-        while True:
-            try:
-                return act()
-            except (requests.RequestException, HTTPError) as error:
-                lost = isinstance(error, _LOST) and not isinstance(error, requests.Timeout)
-                pause_s = next(pauses, None) if lost else None
-                if pause_s is None:
-                    msg = f"no answer from {self.url}: {why(error)}"
-                    raise ConnectionFailedError(msg) from error
-            except ModelBusyError:
-                # After a lost answer that may be our own first try, still under way.
-                pause_s = next(pauses, None) if lost else None
-                if pause_s is None:
-                    raise
-            time.sleep(pause_s)
 
     def _download(self, name: str, path: Path, progress: Progress | None) -> tuple[int, str]:
         """Write a model's file durably; returns its version and digest."""

@@ -13,7 +13,7 @@ from mlbuffet.errors import ConnectionFailedError, MLBuffetError
 _REFUSED, _UNUSABLE, _UNREACHABLE = 1, 2, 3
 
 
-_COMMANDS = ["deploy", "keys", "models", "predict", "up"]  # each in the module of its name
+_COMMANDS = ["deploy", "keys", "models", "predict", "runs", "train", "up"]  # each in the module of its name
 
 
 class _Commands(click.Group):
@@ -55,7 +55,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mlbuffet", message="%(prog)s %(version)s")
 def main() -> None:
-    """Serve models: start the platform, manage models and API keys, predict.
+    """Serve models: start the platform, manage models and API keys, predict, train.
 
     Commands that ask a server take --url (or MLBUFFET_URL), --key-file (or MLBUFFET_KEY_FILE) and --json, which
     writes JSON to standard output and nothing else.
@@ -63,7 +63,7 @@ def main() -> None:
     \b
     Exit status:
       0  done
-      1  refused: by the server, with its code on standard error, or by you when asked
+      1  refused: by the server, with its code on standard error, or by you when asked; a run that did not finish
       2  usage: an option, file or JSON text that cannot be used
       3  no server answers at the address
     """  # noqa: D301 - click's mark for lines that are kept

@@ -153,7 +153,7 @@ def answering(answer: Callable[[str, str], Answer]) -> Iterator[Client]:
 def test_lists_all_models_page_by_page(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     names = list(client.models())
     assert {"iris.onnx", "wine.onnx"} <= set(names)
-    monkeypatch.setattr("mlbuffet.client._PAGE", 2)
+    monkeypatch.setattr("mlbuffet.asking._PAGE", 2)
     assert list(client.models()) == names
     assert [model["model"] for model in client.information()] == names
     assert list(client.models(limit=3)) == names[:3]
