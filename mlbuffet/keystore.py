@@ -146,11 +146,15 @@ class KeyStore:
         Raises:
             OSError: it cannot be made.
         """
-        with self._locked():
-            if not self._changes.exists() or self._changes.stat().st_size < _COUNT_BYTES:
-                self._tell()
+        if not self._is_counted():  # else nothing has to be written: the volume may be read-only
+            with self._locked():
+                if not self._is_counted():
+                    self._tell()
         with self._changes.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), _COUNT_BYTES, prot=mmap.PROT_READ)).cast("Q")
+
+    def _is_counted(self) -> bool:
+        return self._changes.exists() and self._changes.stat().st_size == _COUNT_BYTES
 
     def _tell(self) -> None:
         """Raise the counter; whoever does holds the lock."""

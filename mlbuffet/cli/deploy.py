@@ -117,12 +117,13 @@ def init(folder: Path, address: str, to: Path | None, *, encrypted: bool) -> Non
 @deploy.command()
 @_tag
 @click.option("--edge", is_flag=True, help="Replace the edge too, which cuts connections: see the runbook.")
-@click.option("--tls", is_flag=True, help="Serve TLS, with the edge's certificate.")
+@click.option("--tls/--no-tls", default=None, help="Serve TLS, with the edge's certificate; else as it is now.")
 @click.pass_obj
-def up(deployment: Deployment, tag: str | None, *, edge: bool, tls: bool) -> None:
+def up(deployment: Deployment, tag: str | None, *, edge: bool, tls: bool | None) -> None:
     """Bring all services to what deploy/stack.yaml says."""
     _engine()
-    deployment.up([*_FILES, *([_TLS] if tls else [])], tag or _own_tag(), edge=edge)
+    secure = deployment.speaks_tls() if tls is None else tls
+    deployment.up([*_FILES, *([_TLS] if secure else [])], tag or _own_tag(), edge=edge)
 
 
 @deploy.command()

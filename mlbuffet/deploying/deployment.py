@@ -56,6 +56,11 @@ class Deployment:
             raise EngineError(msg)
         return found
 
+    def speaks_tls(self) -> bool:
+        """Tell whether the edge was deployed with a certificate."""
+        edge = self.services().get("edge")
+        return edge is not None and any(item.startswith("EDGE_CERTIFICATE=") for item in edge.environment)
+
     def tasks(self, name: str) -> list[dict[str, Any]]:
         """A service's tasks, the newest first."""
         return self._engine.ask(commands.list_tasks(name))

@@ -61,6 +61,7 @@ def test_a_renewed_certificate_is_picked_up_without_one_failed_request(stack: St
         wait_until(lambda: certificates.shown() == first, 60, "TLS")
         assert not is_plain()
         (edge,) = stack.lab.first.containers("edge")
+        stack.lab.deploy("up")  # which leaves it as it is
         with stack.load(RATE, port=PORT, ca=str(certificates.ca)) as running:
             second = certificates.give()
             began = time.monotonic()
@@ -75,7 +76,7 @@ def test_a_renewed_certificate_is_picked_up_without_one_failed_request(stack: St
         assert stack.lab.first.containers("edge") == [edge]
         assert stack.lab.first.logs(edge).count("certificate taken") == 2
     finally:
-        stack.lab.deploy("up")
+        stack.lab.deploy("up", "--no-tls")
         wait_until(is_plain, 60, "HTTP")
 
 

@@ -85,7 +85,7 @@ class Memory(Engine):
             "Spec": {
                 "Name": name,
                 "Labels": {"mlbuffet.previous": service["previous"]},
-                "TaskTemplate": {"ContainerSpec": {"Image": f"x:{service['tag']}"}},
+                "TaskTemplate": {"ContainerSpec": {"Image": f"x:{service['tag']}", "Env": service.get("env")}},
                 "Mode": {"Replicated": {"Replicas": 1}},
             },
             "UpdateStatus": {"State": service["update"]},
@@ -125,6 +125,14 @@ def init(preparation: Preparation) -> tuple[str, str]:
     preparation.join_swarm("")
     preparation.make_network(encrypted=False)
     return preparation.make_secrets()
+
+
+def test_an_edge_with_a_certificate_is_known_by_its_environment(engine: Memory, deployed: Deployment) -> None:
+    assert not deployed.speaks_tls()
+    engine.services["mlbuffet_edge"]["env"] = ["A=1", "EDGE_CERTIFICATE=/tls/edge.pem"]
+    assert deployed.speaks_tls()
+    del engine.services["mlbuffet_edge"]
+    assert not deployed.speaks_tls()
 
 
 def test_init_makes_what_is_missing_and_then_nothing(engine: Memory, preparation: Preparation) -> None:
