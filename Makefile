@@ -32,8 +32,8 @@ run: $(VENV)/local ## Run the platform with the sample models on 127.0.0.1:8002,
 test: $(VENV)/dev ## Run all tests
 	$(BIN)/python -m pytest
 
-test-swarm: $(VENV)/dev ## Run the tests on a Swarm of two nodes, made on this machine (root, Debian)
-	$(BIN)/python -m pytest tests/swarm
+test-swarm: $(VENV)/dev ## Run the tests on Docker engines and a Swarm of two nodes, made on this machine (root, Debian)
+	$(BIN)/python -m pytest tests/training tests/swarm
 
 check: lint types contracts test ## Lint, types, import contracts, tests
 
@@ -70,7 +70,7 @@ bench: $(VENV)/dev ## Measure predictions beside the peers (needs wrk)
 soak: $(VENV)/dev ## Run the long soak, then every test at its full size (hours)
 	$(BIN)/python -m benchmarks.soak
 	MLBUFFET_SOAK=1 $(BIN)/python -m pytest
-	MLBUFFET_SOAK=1 $(BIN)/python -m pytest tests/swarm
+	MLBUFFET_SOAK=1 $(BIN)/python -m pytest tests/training tests/swarm
 
 lock: | $(VENV)/python ## Write the locks anew from pyproject.toml, and those of the clients in the tests
 	$(BIN)/pip install --quiet uv

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests.harness.platform import RunningPlatform, running_platform
+from tests.harness.swarm import Lab, missing
 
 # Row Z06: the same examples in every run, and many new ones in a soak.
 settings.register_profile("same", deadline=None, derandomize=True)
@@ -27,3 +28,13 @@ def platform(tmp_path: Path) -> Iterator[RunningPlatform]:
     """A platform of its own with the sample models, for tests that break things."""
     with running_platform(tmp_path / "repository") as own:
         yield own
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Both engines with all images; a machine that cannot have them skips, but never in CI."""
+    reason = missing()
+    if reason:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    with Lab() as running:
+        yield running

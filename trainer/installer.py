@@ -106,8 +106,7 @@ class Installer:
     def _make(self, run_id: str, image: str, environment: str, requirements: bytes, watch: Watch) -> None:
         """Make a volume and install into it."""
         container, token = spec.container_name(run_id, "prepare"), secrets.token_hex(8)
-        self._link.remove(container)
-        self._link.remove_volume(environment)
+        self._remove_begun(environment)
         with self._link.asking() as client:
             client.create_volume(**spec.environment_volume(self._sandbox, environment, token))
         self._link.create(container, spec.prepare_container(self._sandbox, run_id, image, environment))
@@ -130,6 +129,15 @@ class Installer:
         self._link.remove(container)
         self._environments.complete(environment, token)
         self._remove_surplus()
+
+    def _remove_begun(self, environment: str) -> None:
+        """Remove a volume that is not complete, with what another run had begun in it when the engine was lost."""
+        used_by = {"volume": environment, "label": f"{spec.ROLE_LABEL}=prepare"}
+        with self._link.asking() as client:
+            begun = client.containers(all=True, filters=used_by)
+        for container in begun:
+            self._link.remove(container["Id"])
+        self._link.remove_volume(environment)
 
     def _follow(self, container: str, watch: Watch) -> None:
         """Wait for the installation.

@@ -6,6 +6,7 @@ It goes into a file of the run's own and nowhere else: whatever it holds, it is 
 
 import math
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Metric:
 
 
 class Output:
-    """Writes one run's log, and its metrics beside it."""
+    """Writes one run's log, and its metrics beside it. Who still reads a script's output may be late to its close."""
 
     def __init__(self, log: Path, metrics: Path, most_bytes: int) -> None:
         """Go on where the files end."""
@@ -40,12 +41,9 @@ class Output:
         self._most = most_bytes
         self._count = len(read_metrics(metrics))
         self._line = b""
-        self.truncated = self._log.tell() > most_bytes
-
-    @property
-    def size(self) -> int:
-        """How long the log is."""
-        return self._log.tell()
+        self._lock = threading.Lock()
+        self.size = self._log.tell()  # how long the log is
+        self.truncated = self.size > most_bytes
 
     def say(self, text: str) -> None:
         """Write a line of our own."""
@@ -53,14 +51,15 @@ class Output:
 
     def take(self, data: bytes) -> None:
         """Keep what was printed, as far as there is room."""
-        if self.truncated:
-            return
-        room = self._most - self._log.tell()
-        self._log.write(data[:room])
-        self._look(data[:room])
-        if len(data) > room:
-            self._log.write(f"\nmlbuffet: the log is cut here, after {self._most} bytes\n".encode())
-            self.truncated = True
+        with self._lock:
+            if self.truncated or self._log.closed:
+                return
+            room = self._most - self.size
+            self._write(data[:room])
+            self._look(data[:room])
+            if len(data) > room:
+                self._write(f"\nmlbuffet: the log is cut here, after {self._most} bytes\n".encode())
+                self.truncated = True
 
     def keep(self, lines: bytes) -> None:
         """Keep the metrics of a file of JSON lines; what is none is left out."""
@@ -69,7 +68,11 @@ class Output:
 
     def close(self) -> None:
         """Write no more."""
-        self._log.close()
+        with self._lock:
+            self._log.close()
+
+    def _write(self, data: bytes) -> None:
+        self.size += self._log.write(data)
 
     def _look(self, data: bytes) -> None:
         """Find metrics in lines that may come in pieces; one that is too long holds none."""

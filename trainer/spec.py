@@ -6,13 +6,17 @@ and memory, processes, disk and log that are bounded (docs/adr/0035-training-con
 """
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer import start
 from trainer.runs import Run
+
+START = inspect.getsource(start)  # begins a script in its container
 
 USER_ID = 65534
 USER = f"{USER_ID}:{USER_ID}"
@@ -28,6 +32,7 @@ _MIB = 1 << 20
 _KEPT_LOG = {"Type": "json-file", "Config": {"max-size": "64m", "max-file": "1"}}
 _HELPER_BYTES, _HELPER_PIDS = 512 * _MIB, 64
 _OPEN_FILES = 4096
+_SHARED_BYTES = 64 * _MIB
 _IDLE = "import signal\nwhile True: signal.pause()"
 
 
@@ -112,14 +117,15 @@ def train_container(sandbox: Sandbox, run: Run) -> dict[str, Any]:
     """Runs the script as the first process of the container: when it ends, the kernel ends what is left of it."""
     limits, parameters = run.wish.limits, run.wish.parameters
     host = _host(limits.memory_bytes, limits.cpus, sandbox.pids) | {
-        "Tmpfs": {"/tmp": _tmpfs(sandbox.tmp_bytes)},  # noqa: S108 - the container's own
+        # Docker's own at /dev/shm would take any number of empty files.
+        "Tmpfs": {"/tmp": _tmpfs(sandbox.tmp_bytes), "/dev/shm": _tmpfs(_SHARED_BYTES)},  # noqa: S108 - its own
         "Mounts": [
             _mount(container_name(run.run_id, "work"), WORK),
             _mount(str(run.environment), ENVIRONMENT, read_only=True),
         ],
     }
     arguments = [word for name, value in parameters.items() for word in (f"--{name}", text_of(value))]
-    command = ["python3", SCRIPT, *arguments]
+    command = ["python3", "-I", "-c", START, "python3", SCRIPT, *arguments]
     return _container(str(run.image_digest), command, script_variables(run), sandbox.labels(run.run_id, "train"), host)
 
 
@@ -191,7 +197,7 @@ def _host(memory_bytes: int, cpus: float, pids: int) -> dict[str, Any]:
         "OomKillDisable": False,
         "IpcMode": "private",
         "PidMode": "",
-        "ShmSize": 64 * _MIB,
+        "ShmSize": _SHARED_BYTES,
         "Binds": [],
         "Devices": [],
         "Mounts": [],

@@ -118,12 +118,35 @@ def init(folder: Path, address: str, to: Path | None, *, encrypted: bool) -> Non
 @_tag
 @click.option("--edge", is_flag=True, help="Replace the edge too, which cuts connections: see the runbook.")
 @click.option("--tls/--no-tls", default=None, help="Serve TLS, with the edge's certificate; else as it is now.")
+@click.option(
+    "--engines", metavar="LIST", help="Engines that run training, each tcp://ADDRESS:2376=SLOTS; else as now."
+)
 @click.pass_obj
-def up(deployment: Deployment, tag: str | None, *, edge: bool, tls: bool | None) -> None:
+def up(deployment: Deployment, tag: str | None, engines: str | None, *, edge: bool, tls: bool | None) -> None:
     """Bring all services to what deploy/stack.yaml says."""
     _engine()
     secure = deployment.speaks_tls() if tls is None else tls
-    deployment.up([*_FILES, *([_TLS] if secure else [])], tag or _own_tag(), edge=edge)
+    deployment.up([*_FILES, *([_TLS] if secure else [])], tag or _own_tag(), engines=engines, edge=edge)
+
+
+@deploy.command()
+@_folder
+@click.argument("addresses", metavar="[ADDRESS]...", nargs=-1)
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", required=True, help="Where to write."
+)
+def engine(folder: Path, addresses: tuple[str, ...], to: Path) -> None:
+    """Make what an engine needs to run training: a certificate for its ADDRESSes, and its configuration.
+
+    The first address is where it is to listen; without any, it is this node's, where tasks reach their host.
+    """
+    preparation = _preparation(folder)
+    from mlbuffet.deploying.remote import engine_files, instructions, write_engine_files  # noqa: PLC0415 - as in `init`
+
+    wanted = addresses or (preparation.gateway(),)
+    write_engine_files(to, engine_files(*preparation.engine_certificate(wanted), wanted[0]))
+    for line in instructions(to, wanted):
+        write_line(line)
 
 
 @deploy.command()

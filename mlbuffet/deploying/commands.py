@@ -27,6 +27,7 @@ _CONFINED: Command = (
 _BUILDS: Mapping[str, Command] = {
     "inferrer": ("--file=deploy/Dockerfile", "--target=inferrer", "--build-arg=SERVICE=inferrer"),
     "modelhost": ("--file=deploy/Dockerfile", "--target=modelhost", "--build-arg=SERVICE=modelhost"),
+    "trainer": ("--file=deploy/Dockerfile", "--target=trainer", "--build-arg=SERVICE=trainer"),
     "metrics": ("--file=metrics/Dockerfile",),
     "edge": ("--file=deploy/edge/Dockerfile",),
 }
@@ -140,9 +141,14 @@ def remove(kind: str, names: Iterable[str]) -> Command:
 # Stack --------------------------------------------------------------------------------------------------------------
 
 
-def stack_environment(tag: str, edge_tag: str, generation: int) -> dict[str, str]:
-    """What deploy/stack.yaml is filled in with."""
-    return {"MLBUFFET_TAG": tag, "MLBUFFET_EDGE_TAG": edge_tag, "MLBUFFET_CERTIFICATES": suffix(generation)}
+def stack_environment(tag: str, edge_tag: str, generation: int, engines: str) -> dict[str, str]:
+    """What deploy/stack.yaml is filled in with; `engines` are those that run training."""
+    return {
+        "MLBUFFET_TAG": tag,
+        "MLBUFFET_EDGE_TAG": edge_tag,
+        "MLBUFFET_CERTIFICATES": suffix(generation),
+        "MLBUFFET_ENGINES": engines,
+    }
 
 
 def deploy_stack(files: Sequence[Path], *, detach: bool) -> Command:
@@ -172,8 +178,8 @@ def update_image(service: str, tag: str, previous: str) -> Command:
 def replace_certificate(service: str, present: Iterable[str], generation: int) -> Command:
     """Give a service the certificate and key of another generation, in place of those among its present secrets."""
     options = [f"--secret-rm={name}" for name in present if is_certificate(name)]
-    for part, name in zip(("cert", "key"), certificates_of(service, generation), strict=True):
-        options.append(f"--secret-add=source={name},target=tls/{part}.pem,uid={_USER},mode=0400")
+    for name, path in certificates_of(service, generation).items():
+        options.append(f"--secret-add=source={name},target={path},uid={_USER},mode=0400")
     return ("docker", "service", "update", "--detach", "--no-resolve-image", *options, full_name(service))
 
 

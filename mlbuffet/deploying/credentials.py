@@ -1,6 +1,6 @@
 """What the Swarm keeps secret, made here: certificates, the key that API keys are hashed with, the first keys.
 
-The authority's own key never enters the Swarm: it lies in a folder of the operator's.
+The authorities' own keys never enter the Swarm: they lie in a folder of the operator's.
 """
 
 import os
@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from mlbuffet.deploying.authority import Pair, issue, make_authority
+from mlbuffet.deploying.authority import Pair, issue, issue_client, make_authority
 from mlbuffet.deploying.names import (
-    AUTHORITY,
     AUTHORITY_LABEL,
+    ENGINE,
     EXPIRES_LABEL,
     FIRST_KEYS,
     KEY_HASH,
     METRICS_KEY,
     METRICS_USERS,
-    ROLES,
-    STACK,
-    suffix,
+    TRAINER_KEY,
+    pair_names,
 )
 from mlbuffet.keyfile import write_keys
 from mlbuffet.keys import ADMIN, READ, Wish, new_key
@@ -39,13 +38,26 @@ class Secret:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-class Folder:
-    """Where the operator keeps the authority: a folder that nobody else may look into."""
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """Whom the services trust, and whom the engines that run training trust."""
 
-    def __init__(self, path: Path) -> None:
+    services: Pair
+    engines: Pair
+
+
+class Folder:
+    """Where the operator keeps an authority: a folder that nobody else may look into."""
+
+    def __init__(self, path: Path, called: str = "MLBuffet") -> None:
         self.path = path
+        self._called = called
         self._certificate = path / "ca.pem"
         self._key = path / "ca-key.pem"
+
+    def engines(self) -> "Folder":
+        """The folder inside this one where the engines' authority is kept."""
+        return Folder(self.path / "engines", "MLBuffet engines")
 
     def authority(self) -> Pair | None:
         """The authority that is kept here; None without one.
@@ -59,7 +71,7 @@ class Folder:
 
     def make_authority(self, now: datetime) -> Pair:
         """Make an authority and keep it; the key last, so that there is none without its certificate."""
-        made = make_authority(now)
+        made = make_authority(now, self._called)
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         write_own(self._certificate, made.certificate)
@@ -82,20 +94,20 @@ def write_own(path: Path, data: bytes) -> None:
     beside.rename(path)
 
 
-def authority_secret(authority: Pair) -> Secret:
-    """What every service trusts; its label tells whether it is this one."""
-    return Secret(AUTHORITY, authority.certificate, {AUTHORITY_LABEL: authority.fingerprint})
+def authority_secret(name: str, authority: Pair) -> Secret:
+    """What all who are signed by it trust; its label tells whether it is this one."""
+    return Secret(name, authority.certificate, {AUTHORITY_LABEL: authority.fingerprint})
 
 
-def certificate_secrets(authority: Pair, generation: int, now: datetime) -> list[Secret]:
-    """A certificate and a key for each role."""
-    made = []
-    for role in ROLES:
-        pair = issue(authority, role, now)
-        labels = {EXPIRES_LABEL: pair.expires.strftime("%Y-%m-%d")}
-        for part, content in (("cert", pair.certificate), ("key", pair.key)):
-            made.append(Secret(f"{STACK}_{role}_{part}{suffix(generation)}", content, labels))
-    return made
+def certificate_secrets(authorities: Authorities, role: str, generation: int, now: datetime) -> list[Secret]:
+    """A role's certificate and its key."""
+    if role == ENGINE:
+        pair = issue_client(authorities.engines, "trainer", now)
+    else:
+        pair = issue(authorities.services, role, now)
+    labels = {EXPIRES_LABEL: pair.expires.strftime("%Y-%m-%d")}
+    certificate, key = pair_names(role, generation)
+    return [Secret(certificate, pair.certificate, labels), Secret(key, pair.key, labels)]
 
 
 def key_secrets(now: datetime) -> tuple[list[Secret], str]:
@@ -108,6 +120,11 @@ def key_secrets(now: datetime) -> tuple[list[Secret], str]:
         Secret(METRICS_KEY, scrapers_text.encode()),
         Secret(KEY_HASH, hashing_key.hex().encode()),
     ], text
+
+
+def trainer_secret() -> Secret:
+    """What the trainer shows an inferrer to upload a model; both have it."""
+    return Secret(TRAINER_KEY, secrets.token_urlsafe(32).encode())
 
 
 def metrics_secret() -> tuple[Secret, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from mlbuffet.deploying import commands
 from mlbuffet.deploying.engine import Engine, EngineError
 from mlbuffet.deploying.names import (
+    ENGINES,
     IMAGES,
     NETWORK,
     SERVICES,
@@ -59,7 +60,7 @@ class Deployment:
     def speaks_tls(self) -> bool:
         """Tell whether the edge was deployed with a certificate."""
         edge = self.services().get("edge")
-        return edge is not None and any(item.startswith("EDGE_CERTIFICATE=") for item in edge.environment)
+        return edge is not None and "EDGE_CERTIFICATE" in edge.environment
 
     def tasks(self, name: str) -> list[dict[str, Any]]:
         """A service's tasks, the newest first."""
@@ -84,12 +85,17 @@ class Deployment:
             self._engine.run(commands.build_image(name, tag=tag, base=base, version=version, commit=commit))
             self._say(f"built {image(name, tag)}")
 
-    def up(self, files: Sequence[Path], tag: str, *, edge: bool) -> None:
-        """Bring the stack to what its files say; the edge keeps its image unless it is to change."""
+    def up(self, files: Sequence[Path], tag: str, *, engines: str | None, edge: bool) -> None:
+        """Bring the stack to what its files say.
+
+        The edge keeps its image unless it is to change, and the trainer its engines unless others are given.
+        """
         present = self.services()
         edge_tag = present["edge"].tag if "edge" in present and not edge else tag
+        if engines is None:
+            engines = present["trainer"].environment.get(ENGINES, "") if "trainer" in present else ""
         generation = newest_generation(self._engine.names(commands.SECRETS))
-        environment = commands.stack_environment(tag, edge_tag, generation)
+        environment = commands.stack_environment(tag, edge_tag, generation, engines)
         said = self._engine.run(commands.deploy_stack(files, detach=self._engine.detaches), environment=environment)
         if _UNSUPPORTED in said:
             msg = f"the engine ignores a part of the stack: {said}"

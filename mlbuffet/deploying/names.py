@@ -9,7 +9,10 @@ SUBNET = "10.0.13.0/24"
 REPOSITORY_LABEL = "mlbuffet.repository"  # of the node that has the repository's volume
 PREVIOUS_LABEL = "mlbuffet.previous"  # of a service: the tag before the last update
 EXPIRES_LABEL = "mlbuffet.expires"  # of a certificate's secret
-AUTHORITY_LABEL = "mlbuffet.authority"  # of the authority's: its fingerprint
+AUTHORITY_LABEL = "mlbuffet.authority"  # of an authority's: its fingerprint
+GATEWAY = "docker_gwbridge"  # each node's network by which a task reaches its own host
+ENGINE_PORT = 2376
+ENGINES = "TRAINER_ENGINES"  # the trainer's setting: each engine with its slots
 
 # In the order of an update: who is asked by others comes first.
 SERVICES = {
@@ -21,10 +24,19 @@ SERVICES = {
 }
 IMAGES = ("inferrer", "modelhost", "metrics", "edge")
 SCALED = ("inferrer", "modelhost")
-ROLES = {"inferrer": ("inferrer",), "modelhost": ("modelhost", "mirror")}  # and which services have each
-VOLUMES = tuple(f"{STACK}_{name}" for name in ("repository", "sockets", "cache", "metrics", "tls"))
+ENGINE = "engine"  # the role of who commands engines, which their own authority signs
+# Which services have each role's certificate.
+ROLES = {
+    "inferrer": ("inferrer",),
+    "modelhost": ("modelhost", "mirror"),
+    "trainer": ("trainer",),
+    ENGINE: ("trainer",),
+}
+VOLUMES = tuple(f"{STACK}_{name}" for name in ("repository", "sockets", "cache", "training", "metrics", "tls"))
 
 AUTHORITY = f"{STACK}_ca"
+ENGINE_AUTHORITY = f"{STACK}_{ENGINE}_ca"
+TRAINER_KEY = f"{STACK}_trainer_api_key"  # by which an inferrer knows the trainer
 KEY_HASH = f"{STACK}_key_hash"
 FIRST_KEYS = f"{STACK}_first_keys"
 METRICS_KEY = f"{STACK}_metrics_key"
@@ -55,13 +67,23 @@ def suffix(generation: int) -> str:
 
 def certificate_names(generation: int) -> list[str]:
     """The secrets of a generation: a certificate and a key for each role."""
-    return [f"{STACK}_{role}_{part}{suffix(generation)}" for role in ROLES for part in ("cert", "key")]
+    return [name for role in ROLES for name in pair_names(role, generation)]
 
 
-def certificates_of(service: str, generation: int) -> tuple[str, ...]:
-    """The secrets of a generation that a service has; none for one without a role."""
-    roles = [role for role, services in ROLES.items() if service in services]
-    return tuple(f"{STACK}_{role}_{part}{suffix(generation)}" for role in roles for part in ("cert", "key"))
+def pair_names(role: str, generation: int) -> tuple[str, str]:
+    """The secrets of a generation that a role has: the certificate and its key."""
+    certificate, key = (f"{STACK}_{role}_{part}{suffix(generation)}" for part in ("cert", "key"))
+    return certificate, key
+
+
+def certificates_of(service: str, generation: int) -> dict[str, str]:
+    """The secrets of a generation that a service has, each with its path in the task; none without a role."""
+    found: dict[str, str] = {}
+    for role in (role for role, services in ROLES.items() if service in services):
+        folder = "engine" if role == ENGINE else "tls"
+        certificate, key = pair_names(role, generation)
+        found |= {certificate: f"{folder}/cert.pem", key: f"{folder}/key.pem"}
+    return found
 
 
 def generations(secrets: Iterable[str]) -> list[int]:
@@ -80,7 +102,7 @@ def newest_generation(secrets: Iterable[str]) -> int:
 
 def is_ours(secret: str) -> bool:
     """Tell whether a secret is one of those that this program makes."""
-    return secret in {AUTHORITY, *KEYS, METRICS_USERS} or is_certificate(secret)
+    return secret in {AUTHORITY, ENGINE_AUTHORITY, TRAINER_KEY, *KEYS, METRICS_USERS} or is_certificate(secret)
 
 
 def is_certificate(secret: str) -> bool:

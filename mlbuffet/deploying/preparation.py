@@ -5,28 +5,35 @@ from datetime import datetime
 from typing import Any
 
 from mlbuffet.deploying import commands
-from mlbuffet.deploying.authority import Pair
+from mlbuffet.deploying.authority import Pair, issue_engine
 from mlbuffet.deploying.credentials import (
+    Authorities,
     Folder,
     Secret,
     authority_secret,
     certificate_secrets,
     key_secrets,
     metrics_secret,
+    trainer_secret,
 )
 from mlbuffet.deploying.engine import Engine, EngineError
 from mlbuffet.deploying.names import (
     AUTHORITY,
     AUTHORITY_LABEL,
+    ENGINE_AUTHORITY,
     EXPIRES_LABEL,
+    GATEWAY,
     KEY_HASH,
     KEYS,
     METRICS_USERS,
     NETWORK,
+    ROLES,
     SUBNET,
+    TRAINER_KEY,
     certificate_names,
     generations,
     newest_generation,
+    pair_names,
 )
 
 
@@ -80,9 +87,11 @@ class Preparation:
                 f"{', '.join(missing)} is missing, and can only be made with {KEY_HASH}, which would void all API keys"
             )
             raise EngineError(msg)
-        authority = self._authority(present)
+        authorities = self._authorities(present)
         if not newest_generation(present):
-            self._replace(certificate_secrets(authority, 1, self._now), present)
+            self._complete(authorities, max(generations(present), default=1), present)
+        if TRAINER_KEY not in present:
+            self._create(trainer_secret())
         key = password = ""
         if KEY_HASH not in present:
             made, key = key_secrets(self._now)
@@ -103,8 +112,29 @@ class Preparation:
         if not old:
             msg = "there are no certificates yet: mlbuffet deploy init comes first"
             raise EngineError(msg)
-        self._replace(certificate_secrets(self._authority(present), old + 1, self._now), present)
+        authorities = self._authorities(present)
+        for role in ROLES:
+            self._replace(certificate_secrets(authorities, role, old + 1, self._now), present)
         return old + 1
+
+    def engine_certificate(self, addresses: Sequence[str]) -> tuple[Pair, Pair]:
+        """A certificate for an engine that the trainer reaches by these, and the authority that it is to trust.
+
+        Raises:
+            EngineError: the engines' authority is not here.
+        """
+        authority = self._authorities(self._engine.names(commands.SECRETS)).engines
+        return issue_engine(authority, addresses, self._now), authority
+
+    def gateway(self) -> str:
+        """The address by which a task on this node reaches its host.
+
+        Raises:
+            EngineError: this engine is in no Swarm.
+        """
+        network = self._engine.ask(commands.inspect("network", [GATEWAY]))[0]
+        address: str = network["IPAM"]["Config"][0]["Gateway"]
+        return address
 
     def forget_certificates(self, newest: int) -> None:
         """Remove the generations before the newest, which nobody has any more."""
@@ -119,22 +149,32 @@ class Preparation:
         found = self._engine.ask(commands.inspect("secret", [name for name in names if "_cert" in name]))
         return {secret["Spec"]["Name"]: secret["Spec"]["Labels"].get(EXPIRES_LABEL, "unknown") for secret in found}
 
-    def _authority(self, present: set[str]) -> Pair:
-        """The authority in the operator's folder, the same as the Swarm's; made where there is none anywhere.
+    def _authorities(self, present: set[str]) -> Authorities:
+        """The authorities in the operator's folder, the same as the Swarm's; made where there are none anywhere.
 
         Raises:
-            EngineError: the Swarm's is another one.
+            EngineError: one of the Swarm's is another one.
         """
-        kept = self._folder.authority()
-        if AUTHORITY not in present:
-            kept = kept or self._folder.make_authority(self._now)
-            self._create(authority_secret(kept))
+        services = self._authority(AUTHORITY, self._folder, present)
+        return Authorities(services, self._authority(ENGINE_AUTHORITY, self._folder.engines(), present))
+
+    def _authority(self, name: str, folder: Folder, present: set[str]) -> Pair:
+        kept = folder.authority()
+        if name not in present:
+            kept = kept or folder.make_authority(self._now)
+            self._create(authority_secret(name, kept))
             return kept
-        secret = self._engine.ask(commands.inspect("secret", [AUTHORITY]))[0]
+        secret = self._engine.ask(commands.inspect("secret", [name]))[0]
         if kept is None or secret["Spec"]["Labels"].get(AUTHORITY_LABEL) != kept.fingerprint:
-            msg = f"the Swarm trusts an authority whose key is not in {self._folder.path}: bring that folder here"
+            msg = f"the Swarm trusts an authority whose key is not in {folder.path}: bring that folder here"
             raise EngineError(msg)
         return kept
+
+    def _complete(self, authorities: Authorities, generation: int, present: set[str]) -> None:
+        """Make what a generation lacks: all of it, what was broken off, or a role that came with an update."""
+        for role in ROLES:
+            if not present.issuperset(pair_names(role, generation)):
+                self._replace(certificate_secrets(authorities, role, generation, self._now), present)
 
     def _replace(self, secrets: Sequence[Secret], present: set[str]) -> None:
         """Make secrets that belong together; what is left of an attempt that was broken off goes first."""

@@ -31,7 +31,7 @@ class Service:
     replicas: int | None  # None: one on each node that suits
     update: str  # the state of the last update, empty without one
     secrets: tuple[str, ...]
-    environment: tuple[str, ...]
+    environment: Mapping[str, str]
 
     @classmethod
     def read(cls, inspected: Mapping[str, Any]) -> "Service":
@@ -46,7 +46,7 @@ class Service:
             replicas=None if replicated is None else replicated.get("Replicas", 1),
             update=(inspected.get("UpdateStatus") or {}).get("State", ""),
             secrets=tuple(secret["SecretName"] for secret in container.get("Secrets") or ()),
-            environment=tuple(container.get("Env") or ()),
+            environment=dict(word.split("=", 1) for word in container.get("Env") or () if "=" in word),
         )
 
 

@@ -73,7 +73,7 @@ class Stack:
     def deploy(self, *files: Path) -> str:
         """Run `docker stack deploy` with more files, as a person might; returns what it said."""
         generation = newest_generation(self.lab.first.docker("secret", "ls", "--format={{.Name}}").split())
-        environment = self.lab.first.environment | commands.stack_environment(TAG, TAG, generation)
+        environment = self.lab.first.environment | commands.stack_environment(TAG, TAG, generation, "")
         return run(
             "sh",
             "-c",

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,6 +105,10 @@ class Node:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = ["dockerd", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec"]
         command += [f"--pidfile={self.folder}/pid", f"--host=unix://{self.folder}/docker.sock"]
+        if self.listens:
+            where = (self._tls / "docker.socket.conf").read_text().partition("ListenStream=")[2].split()[0]
+            command = [sys.executable, "-m", "tests.harness.activation", where, *command]
+            command += ["--host=fd://", f"--config-file={self._tls}/daemon.json"]
         if self._namespace:
             # Not `ip netns exec`: that mounts /sys anew and hides the control groups.
             own = f'hostname {self.name}; mount -t tmpfs none /run/docker; mkdir -p /run/docker/netns; exec "$@"'
@@ -112,8 +116,27 @@ class Node:
             command = [*entered, "sh", "-c", own, "sh", *command]
         (self.folder / "pid").unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
-            subprocess.run(["setsid", "--fork", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                ["setsid", "--fork", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, check=True
+            )
         wait_until(self.is_up, 60, f"the engine of {self.name}")
+
+    def listen(self, files: Mapping[str, bytes]) -> None:
+        """Take the trainer over TLS from now on, by the files of `mlbuffet deploy engine`; starts anew."""
+        self._tls.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (self._tls / name).write_bytes(content.replace(b"/etc/docker/mlbuffet", bytes(self._tls)))
+        self.stop()
+        self.start()
+
+    @property
+    def listens(self) -> bool:
+        """Tell whether it takes a trainer."""
+        return self._tls.exists()
+
+    @property
+    def _tls(self) -> Path:
+        return self.folder / "tls"
 
     def kill(self) -> None:
         """End the engine and all containers at once, as if the machine had lost its power."""
@@ -142,7 +165,9 @@ class Node:
 
 
 class Lab:
-    """Both nodes, joined, with base image and our images."""
+    """Both nodes, joined, with base image and our images; both engines take a trainer."""
+
+    keeps = FOLDER / "home/.config/mlbuffet/mlbuffet"  # the authorities, as an operator does
 
     def __init__(self) -> None:
         self.first = Node("node1", ADDRESSES[0])
@@ -161,6 +186,7 @@ class Lab:
                 self.deploy("base")
             self.deploy("build")
             self._join()
+            self._open_engines()
         except BaseException:
             self.__exit__()
             raise
@@ -215,6 +241,25 @@ class Lab:
                 "swarm", "join", "--token", first.docker("swarm", "join-token", "-q", "worker"), first.address
             )
         self.copy_image(f"mlbuffet/modelhost:{TAG}")
+
+    @property
+    def engines(self) -> tuple[str, str]:
+        """Where a trainer on the first node reaches the engines."""
+        return f"tcp://{self._gateway()}:2376", f"tcp://{self.second.address}:2376"
+
+    def _gateway(self) -> str:
+        """The address at which a task on the first node finds its host."""
+        known = self.first.docker("network", "inspect", "docker_gwbridge", "--format={{json .IPAM.Config}}")
+        return str(json.loads(known)[0]["Gateway"])
+
+    def _open_engines(self) -> None:
+        """Have both listen for a trainer, by what `mlbuffet deploy engine` makes; the second one needs an image too."""
+        if self.second.listens:
+            return
+        self.copy_image(BASE)
+        for node, address in ((self.first, self._gateway()), (self.second, self.second.address)):
+            self.deploy("engine", address, node.name, "127.0.0.1", "--to", f"{node.folder}/engine")
+            node.listen({path.name: path.read_bytes() for path in (node.folder / "engine").iterdir()})
 
 
 _PACKAGES = "cd /opt/mlbuffet/lib/python3*/site-packages"

@@ -88,6 +88,16 @@ CASES = [
             "--secret-add=source=mlbuffet_modelhost_key_2,target=tls/key.pem,uid=10001,mode=0400 mlbuffet_mirror"
         ),
     ),
+    (
+        commands.replace_certificate("trainer", ["mlbuffet_engine_ca", "mlbuffet_engine_key"], 2),
+        (
+            "docker service update --detach --no-resolve-image --secret-rm=mlbuffet_engine_key "
+            "--secret-add=source=mlbuffet_trainer_cert_2,target=tls/cert.pem,uid=10001,mode=0400 "
+            "--secret-add=source=mlbuffet_trainer_key_2,target=tls/key.pem,uid=10001,mode=0400 "
+            "--secret-add=source=mlbuffet_engine_cert_2,target=engine/cert.pem,uid=10001,mode=0400 "
+            "--secret-add=source=mlbuffet_engine_key_2,target=engine/key.pem,uid=10001,mode=0400 mlbuffet_trainer"
+        ),
+    ),
     (commands.list_tasks("edge"), "docker service ps --no-trunc --format={{json .}} mlbuffet_edge"),
     (commands.inspect("service", ["a", "b"]), "docker service inspect a b"),
 ]
@@ -120,14 +130,15 @@ def test_a_certificate_takes_the_place_of_the_one_before_whole_and_secret() -> N
 
 
 def test_the_stack_file_is_filled_in() -> None:
-    first = {"MLBUFFET_TAG": "2", "MLBUFFET_EDGE_TAG": "1", "MLBUFFET_CERTIFICATES": ""}
-    assert commands.stack_environment("2", "1", 1) == first
-    assert commands.stack_environment("2", "1", 3)["MLBUFFET_CERTIFICATES"] == "_3"
+    first = {"MLBUFFET_TAG": "2", "MLBUFFET_EDGE_TAG": "1", "MLBUFFET_CERTIFICATES": "", "MLBUFFET_ENGINES": "tcp://a"}
+    assert commands.stack_environment("2", "1", 1, "tcp://a") == first
+    assert commands.stack_environment("2", "1", 3, "")["MLBUFFET_CERTIFICATES"] == "_3"
 
 
 def test_generations_of_certificates_are_told_by_their_names() -> None:
     first, second = names.certificate_names(1), names.certificate_names(2)
-    assert first == [f"mlbuffet_{role}_{part}" for role in ("inferrer", "modelhost") for part in ("cert", "key")]
+    roles = ("inferrer", "modelhost", "trainer", "engine")
+    assert first == [f"mlbuffet_{role}_{part}" for role in roles for part in ("cert", "key")]
     assert names.newest_generation([]) == 0
     assert names.newest_generation([*first, *second]) == 2
     assert names.newest_generation([*first, *second[1:]]) == 1, "one that was broken off does not count"
@@ -135,7 +146,16 @@ def test_generations_of_certificates_are_told_by_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mlbuffet_ca", "mlbuffet_key_hash", "mlbuffet_metrics_key", "mlbuffet_inferrer_key_12"]
+    "name",
+    [
+        "mlbuffet_ca",
+        "mlbuffet_engine_ca",
+        "mlbuffet_engine_cert_2",
+        "mlbuffet_trainer_api_key",
+        "mlbuffet_key_hash",
+        "mlbuffet_metrics_key",
+        "mlbuffet_inferrer_key_12",
+    ],
 )
 def test_what_this_program_made_is_known_by_its_name(name: str) -> None:
     assert names.is_ours(name)

@@ -14,16 +14,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from inferrer.sentkeys import find_key
 from mlbuffet.certificates import INFERRER, MODELHOST, read_context
-from mlbuffet.deploying.authority import Pair, issue, make_authority
+from mlbuffet.deploying.authority import Pair, issue, issue_client, issue_engine, make_authority
 from mlbuffet.deploying.credentials import (
+    Authorities,
     Folder,
     authority_secret,
     certificate_secrets,
     key_secrets,
     metrics_secret,
+    trainer_secret,
     write_own,
 )
-from mlbuffet.deploying.names import KEYS, certificate_names
+from mlbuffet.deploying.names import KEYS, ROLES, certificate_names
+from mlbuffet.deploying.remote import engine_files, write_engine_files
 from mlbuffet.keyfile import read_hashing_key, read_keys
 
 NOW = datetime.now(UTC)
@@ -110,6 +113,48 @@ def test_certificates_say_what_they_are_for(authority: Pair) -> None:
     assert top.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
 
 
+def engine_contexts(
+    tmp_path: Path, authority: Pair, server: Pair, client: Pair
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """As between the trainer and an engine; TLS 1.2, where a refused client hears so during the handshake."""
+    both = contexts(tmp_path, authority, server, client)
+    for context in both:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return both
+
+
+def test_an_engine_is_known_by_each_of_its_addresses(tmp_path: Path, authority: Pair) -> None:
+    addresses = ["172.18.0.1", "node1", "fd00::1"]
+    engine, trainer = issue_engine(authority, addresses, NOW), issue_client(authority, "trainer", NOW)
+    both = engine_contexts(tmp_path, authority, engine, trainer)
+    assert {shake_hands(*both, name) for name in addresses} == {"TLSv1.2"}
+    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+        shake_hands(*both, "172.18.0.2")
+
+
+def test_an_engines_certificate_commands_no_engine(tmp_path: Path, authority: Pair) -> None:
+    engine, other = (issue_engine(authority, [name], NOW) for name in ("node1", "node2"))
+    with pytest.raises(ssl.SSLError):
+        shake_hands(*engine_contexts(tmp_path, authority, engine, other), "node1")
+
+
+def test_the_trainers_certificate_makes_no_engine(tmp_path: Path, authority: Pair) -> None:
+    trainer = issue_client(authority, "trainer", NOW)
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        shake_hands(*engine_contexts(tmp_path, authority, trainer, trainer), "mlbuffet-trainer")
+
+
+def test_an_engines_files_are_for_root_and_say_how_it_listens(tmp_path: Path, authority: Pair) -> None:
+    files = engine_files(issue_engine(authority, ["fd00::1"], NOW), authority, "fd00::1")
+    write_engine_files(tmp_path / "engine", files)
+    assert {stat.S_IMODE(item.stat().st_mode) for item in (tmp_path / "engine").iterdir()} == {0o600}
+    assert "ListenStream=[fd00::1]:2376\n" in (tmp_path / "engine/docker.socket.conf").read_text()
+    said = json.loads((tmp_path / "engine/daemon.json").read_text())
+    assert said.pop("tlsverify") is True
+    assert {Path(path).name for path in said.values()} == {"ca.pem", "cert.pem", "key.pem"}
+    assert authority.key not in files.values()
+
+
 def test_a_key_of_another_authority_signs_nothing(authority: Pair) -> None:
     with pytest.raises(ValueError, match="belong"):
         issue(Pair(authority.certificate, make_authority(NOW).key), "inferrer", NOW)
@@ -135,10 +180,13 @@ def test_a_file_of_ones_own_replaces_one_that_others_could_read(tmp_path: Path) 
 
 
 def test_the_authoritys_key_is_in_no_secret(authority: Pair) -> None:
-    made = [authority_secret(authority), *certificate_secrets(authority, 2, NOW)]
-    assert [secret.name for secret in made[1:]] == certificate_names(2)
-    assert all(authority.key.strip() not in secret.content for secret in made)
-    assert {secret.labels["mlbuffet.expires"] for secret in made[1:]} == {
+    both = Authorities(authority, make_authority(NOW))
+    made = [secret for role in ROLES for secret in certificate_secrets(both, role, 2, NOW)]
+    assert [secret.name for secret in made] == certificate_names(2)
+    made += [authority_secret("mlbuffet_ca", both.services), authority_secret("mlbuffet_engine_ca", both.engines)]
+    keys = [both.services.key.strip(), both.engines.key.strip()]
+    assert not [secret for secret in made for key in keys if key in secret.content]
+    assert {secret.labels["mlbuffet.expires"] for secret in made[:-2]} == {
         (NOW + timedelta(days=365)).strftime("%Y-%m-%d")
     }
 
@@ -163,4 +211,8 @@ def test_secrets_are_not_shown_by_accident(authority: Pair) -> None:
     secret, password = metrics_secret()
     assert password in secret.content.decode()
     assert password not in repr(secret)
-    assert "PRIVATE" not in repr([authority, certificate_secrets(authority, 1, NOW)])
+    both = Authorities(authority, make_authority(NOW))
+    assert "PRIVATE" not in repr([both, certificate_secrets(both, "engine", 1, NOW)])
+    secret = trainer_secret()
+    assert secret.content.decode() not in repr(secret)
+    assert secret.content != trainer_secret().content

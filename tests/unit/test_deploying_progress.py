@@ -8,7 +8,7 @@ import pytest
 from mlbuffet.deploying.preparation import network_fault
 from mlbuffet.deploying.progress import Service, State, api_version, asks_to_detach, describe_failures, judge
 
-SERVICE = Service("mlbuffet_inferrer", tag="2", previous="1", replicas=2, update="", secrets=(), environment=())
+SERVICE = Service("mlbuffet_inferrer", tag="2", previous="1", replicas=2, update="", secrets=(), environment={})
 
 
 def task(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from mlbuffet.deploying import commands
 from mlbuffet.deploying.commands import Command
 from mlbuffet.deploying.credentials import Folder
 from mlbuffet.deploying.deployment import Deployment
 from mlbuffet.deploying.engine import Engine, EngineError
-from mlbuffet.deploying.names import KEYS, SERVICES, certificate_names, full_name
+from mlbuffet.deploying.names import KEYS, SERVICES, certificate_names, full_name, pair_names
 from mlbuffet.deploying.preparation import Preparation
 
 NOW = datetime.now(UTC)
@@ -32,8 +33,9 @@ class Memory(Engine):
         self.has_network = False
         self.services: dict[str, dict[str, Any]] = {}
         self.broken: set[str] = set()
+        self.filled_in: dict[str, str] = {}
 
-    def run(self, command: Command, *, given: bytes = b"", environment: Mapping[str, str] | None = None) -> str:  # noqa: ARG002
+    def run(self, command: Command, *, given: bytes = b"", environment: Mapping[str, str] | None = None) -> str:
         """Do it."""
         self.changes.append(command)
         match command[1:3]:
@@ -51,6 +53,8 @@ class Memory(Engine):
                     del self.secrets[name]
             case ("service", "update"):
                 self._update(command)
+            case ("stack", "deploy"):
+                self.filled_in = dict(environment or {})
         return ""
 
     def _update(self, command: Command) -> None:
@@ -69,6 +73,8 @@ class Memory(Engine):
                 return [self.state]
             case ("secret", "inspect"):
                 return [{"Spec": {"Name": name, "Labels": self.secrets[name]}} for name in command[3:]]
+            case ("network", "inspect") if command[3] == "docker_gwbridge":
+                return [{"IPAM": {"Config": [{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}]}}]
             case ("network", "inspect"):
                 return [{"Driver": "overlay", "IPAM": {"Config": [{"Subnet": "10.0.13.0/24"}]}}]
             case ("service", "inspect"):
@@ -139,7 +145,8 @@ def test_init_makes_what_is_missing_and_then_nothing(engine: Memory, preparation
     key, password = init(preparation)
     assert key
     assert password
-    assert set(engine.secrets) == {"mlbuffet_ca", *KEYS, "mlbuffet_metrics_users", *certificate_names(1)}
+    others = {"mlbuffet_ca", "mlbuffet_engine_ca", "mlbuffet_trainer_api_key", "mlbuffet_metrics_users"}
+    assert set(engine.secrets) == {*others, *KEYS, *certificate_names(1)}
     engine.changes.clear()
     assert init(preparation) == ("", "")
     assert engine.changes == [commands.label_node("n1")], "which says the same again"
@@ -152,6 +159,30 @@ def test_init_mends_what_was_broken_off(engine: Memory, preparation: Preparation
         del engine.secrets[name]
     assert init(preparation)[0], "another first key, which the new hashing key knows"
     assert engine.secrets.keys() == before.keys()
+
+
+def test_init_gives_a_role_that_came_with_an_update_its_certificate(engine: Memory, preparation: Preparation) -> None:
+    """The others stay: services have them, and a secret that is in use cannot be removed."""
+    init(preparation)
+    preparation.renew_certificates()
+    preparation.forget_certificates(2)
+    for name in pair_names("trainer", 2):
+        del engine.secrets[name]
+    engine.changes.clear()
+    init(preparation)
+    made = [command[-2] for command in engine.changes if command[1:3] == ("secret", "create")]
+    assert made == [*pair_names("trainer", 2)]
+    assert not [command for command in engine.changes if command[1:3] == ("secret", "rm")]
+
+
+def test_an_engine_gets_a_certificate_of_the_engines_authority(engine: Memory, preparation: Preparation) -> None:
+    init(preparation)
+    certificate, authority = preparation.engine_certificate(["172.18.0.1", "node1"])
+    assert engine.secrets["mlbuffet_engine_ca"] == {"mlbuffet.authority": authority.fingerprint}
+    assert engine.secrets["mlbuffet_ca"] != engine.secrets["mlbuffet_engine_ca"]
+    issuer = x509.load_pem_x509_certificate(authority.certificate)
+    x509.load_pem_x509_certificate(certificate.certificate).verify_directly_issued_by(issuer)
+    assert preparation.gateway() == "172.18.0.1"
 
 
 def test_init_voids_no_keys_in_passing(engine: Memory, preparation: Preparation) -> None:
@@ -187,7 +218,9 @@ def test_certificates_are_renewed_by_the_next_generation(engine: Memory, prepara
     assert set(certificate_names(2)) <= set(engine.secrets)
     preparation.forget_certificates(2)
     assert not set(certificate_names(1)) & set(engine.secrets)
-    assert set(preparation.expiry()) == {"mlbuffet_inferrer_cert_2", "mlbuffet_modelhost_cert_2"}
+    assert set(preparation.expiry()) == {
+        f"mlbuffet_{role}_cert_2" for role in ("inferrer", "modelhost", "trainer", "engine")
+    }
 
 
 def test_an_update_goes_round_once_and_back(engine: Memory, deployed: Deployment) -> None:

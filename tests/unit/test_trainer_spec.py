@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+from tests.harness.platform import ROOT
 from tests.unit.test_trainer_runs import MOVES, RUN
 from trainer import spec
 from trainer.runs import Parameter
 
+START = (ROOT / "trainer" / "start.py").read_text(encoding="utf-8")
 SANDBOX = spec.Sandbox(
     trainer_id="7f",
     image="python:3.11",
@@ -50,7 +52,7 @@ def test_t12_the_scripts_container() -> None:
     assert spec.train_container(SANDBOX, TRAINING) == {
         "Image": "sha256:1",
         "Entrypoint": ["python3"],
-        "Cmd": ["train.py", "--alpha", "0.5"],
+        "Cmd": ["-I", "-c", START, "python3", "train.py", "--alpha", "0.5"],
         "Env": [
             "HOME=/tmp",
             "PYTHONPATH=/env/site",
@@ -80,7 +82,10 @@ def test_t12_the_scripts_container() -> None:
             "MemorySwap": 268435456,
             "NanoCpus": 1000000000,
             "PidsLimit": 64,
-            "Tmpfs": {"/tmp": "rw,nosuid,nodev,noexec,size=2000,nr_inodes=65536,mode=1777"},  # noqa: S108
+            "Tmpfs": {
+                "/tmp": "rw,nosuid,nodev,noexec,size=2000,nr_inodes=65536,mode=1777",  # noqa: S108
+                "/dev/shm": "rw,nosuid,nodev,noexec,size=67108864,nr_inodes=65536,mode=1777",  # noqa: S108
+            },
             "Mounts": [_mount(f"mlbuffet-{ID}-work", "/work"), _mount("env", "/env", read_only=True)],
         },
     }
@@ -136,5 +141,5 @@ def test_parameters_are_words_of_their_own() -> None:
     values: dict[str, Parameter] = {"text": "a b; $(c)", "on": True, "n": 3}
     run = replace(TRAINING, wish=replace(RUN.wish, parameters=values))
     made = spec.train_container(SANDBOX, run)
-    assert made["Cmd"] == ["train.py", "--text", "a b; $(c)", "--on", "true", "--n", "3"]
+    assert made["Cmd"] == ["-I", "-c", START, "python3", "train.py", "--text", "a b; $(c)", "--on", "true", "--n", "3"]
     assert {"MLBUFFET_PARAM_TEXT=a b; $(c)", "MLBUFFET_PARAM_ON=true", "MLBUFFET_PARAM_N=3"} <= set(made["Env"])

@@ -1,0 +1,5 @@
+"""T02: never ends."""
+
+print("spinning", flush=True)
+while True:
+    pass
