@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from prometheus_client import CollectorRegistry
 
+from mlbuffet.chassis.telemetry import exposition
 from tests.harness import readme
 from tests.harness.platform import ROOT, SAMPLES, RunningPlatform, free_port, wait_until
+from trainer.store import RunStore
+from trainer.telemetry import TrainerMetrics
 
 PORT = ":8002"
 MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:home|mnt|opt|private|root|tmp|Users|usr|work)/")
@@ -137,7 +141,7 @@ def test_generated_parts_are_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform) -> None:
+def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform, tmp_path: Path) -> None:
     started = next(record for record in platform.records("modelhost-1") if record["event"] == "modelhost started")
     requests.post(platform.path("iris.onnx"), json={"serving": {"cache": True}}, timeout=30).raise_for_status()
 
@@ -155,7 +159,10 @@ def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform) -
     # A process moves what it counted to where all can read it once a second.
     last = {"prediction_cache_hits_total", "model_training_operations_total"}
     wait_until(lambda: last <= exposed(platform.url), 10, "the requests' counts")
-    found = exposed(platform.url) | exposed(f"http://127.0.0.1:{started['port']}")
+    registry = CollectorRegistry()
+    registry.register(TrainerMetrics(RunStore(tmp_path / "training"), [], tmp_path))
+    of_trainer = set(FAMILY.findall(exposition(registry).decode()))
+    found = exposed(platform.url) | exposed(f"http://127.0.0.1:{started['port']}") | of_trainer
     shown = {name for name in readme.table_names(page("docs/metrics.md")) if name != "Name"}
     assert shown == found
 

@@ -2,7 +2,7 @@
 
 Nothing here comes from a request but a run's id, the numbers of its limits, and its parameters as environment and
 arguments. A script's container has no network, no capability, no way to new privileges, a root that it cannot write,
-and memory, processes, disk and log that are bounded (docs/adr/0035-training-containers.md).
+and memory, processes, disk and log that are bounded (docs/adr/0034-training-containers.md).
 """
 
 import hashlib
