@@ -83,4 +83,4 @@ lock: | $(VENV)/python ## Write the locks anew from pyproject.toml, and those of
 	done
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) repository .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) repository repository.metrics .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

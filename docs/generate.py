@@ -118,6 +118,10 @@ MODELHOST = {
     ),
     "host": "Address for health, metrics and the list of what is loaded. Loopback only.",
     "port": "Its port; 0 takes a free one, which the log names.",
+    "metrics_port": (
+        "Port on all addresses where who has a certificate for `mlbuffet-metrics`, as Prometheus, gets the metrics by "
+        "TLS 1.3. Needs `MODELHOST_TLS_FOLDER`. 0: none."
+    ),
     "repository": "The model repository's folder, the one that the inferrer writes; for a mirror, a folder of its own.",
     "mirror": (
         "Whether the repository's volume is not here, as on another node: the modelhost is then told by the inferrers "
@@ -159,6 +163,7 @@ TRAINER = {
     ),
     "host": "Address for health and metrics. Loopback only.",
     "port": "Its port; 0 takes a free one, which the log names.",
+    "metrics_port": "As the modelhost's; needs `TRAINER_TLS_FOLDER`.",
     "folder": "Where runs are kept: what was sent, the log, what became of them.",
     "engines": (
         "Docker engines that scripts run on, each with the number of runs that it takes at once: "

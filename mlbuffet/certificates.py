@@ -14,6 +14,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 INFERRER, MODELHOST, TRAINER = "mlbuffet-inferrer", "mlbuffet-modelhost", "mlbuffet-trainer"
+METRICS = "mlbuffet-metrics"
 
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 _Stamp = tuple[tuple[int, int, int], ...]

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -22,6 +23,7 @@ from mlbuffet.chassis.forking import Service, fork_service
 from mlbuffet.chassis.process import available_cores
 from mlbuffet.endpoints import is_loopback
 from mlbuffet.keystore import KeyStore
+from mlbuffet.watching import Watch, note_host, note_start, prometheus
 
 Main = Callable[[], object]
 
@@ -46,6 +48,7 @@ class Platform:
     cores: int = field(default_factory=available_cores)
     say: Callable[[str], None] = print
     host: str = "127.0.0.1"
+    watch: Watch | None = None
 
     @property
     def address(self) -> str:
@@ -131,8 +134,17 @@ def import_services() -> Mapping[str, Main]:
 class _Service:
     """One child that is kept running."""
 
-    def __init__(self, name: str, main: Main, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        main: Main,
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+        note: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`note` gets each line of its log before it is shown."""
         self.name = name
+        self._note = note
         self._main = main
         self._environment = {**os.environ, **environment}
         self._say = say
@@ -187,6 +199,8 @@ class _Service:
                 continue  # a line over the limit: its rest follows
             if not line:
                 return
+            if self._note is not None:
+                self._note(line)
             self._say(readable(line, self.name))
 
     async def stop(self) -> None:
@@ -230,11 +244,18 @@ async def run_platform(platform: Platform, mains: Mapping[str, Main]) -> None:
     try:
         settings = child_settings(platform, sockets)
         services = [
-            _Service(name, mains[name.partition("-")[0]], environment, platform.say)
+            _Service(name, mains[name.partition("-")[0]], environment, platform.say, partial(note_start, name, sockets))
             for name, environment in settings.items()
         ]
         keepers = [loop.create_task(service.keep()) for service in services]
-        greeter = loop.create_task(_greet(platform))
+
+        def watch(watch: Watch) -> None:
+            note_host(sockets)
+            main = prometheus(watch, f"{platform.address}:{platform.port}", sockets)
+            services.append(_Service("prometheus", main, {}, platform.say))
+            keepers.append(loop.create_task(services[-1].keep()))
+
+        greeter = loop.create_task(_greet(platform, watch))
         await stop.wait()
         greeter.cancel()
         platform.say("stopping")
@@ -246,8 +267,8 @@ async def run_platform(platform: Platform, mains: Mapping[str, Main]) -> None:
         shutil.rmtree(sockets, ignore_errors=True)
 
 
-async def _greet(platform: Platform) -> None:
-    """Say where to go, once predictions are answered."""
+async def _greet(platform: Platform, begin: Callable[[Watch], None]) -> None:
+    """Say where to go, once predictions are answered; only then begin to watch."""
     while not await _is_ready(platform.address.strip("[]"), platform.port):
         await asyncio.sleep(0.05)
     url = f"http://{platform.address}:{platform.port}"
@@ -255,6 +276,14 @@ async def _greet(platform: Platform) -> None:
     platform.say(f"  curl {url}/help")
     if platform.grpc_port:
         platform.say(f"  gRPC at {platform.address}:{platform.grpc_port}")
+    if platform.watch is None:
+        return
+    fault = platform.watch.fault()
+    if fault:
+        platform.say(f"  nobody watches: {fault}")
+        return
+    begin(platform.watch)
+    platform.say(f"  Prometheus at http://127.0.0.1:{platform.watch.port}/alerts")
 
 
 async def _is_ready(host: str, port: int) -> bool:

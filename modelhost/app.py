@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from mlbuffet.certificates import tls_context
+from mlbuffet.chassis.expiry import Expiry
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
+from mlbuffet.chassis.scrape import ScrapeServer
 from mlbuffet.chassis.telemetry import exposition
 from mlbuffet.chassis.web import NoLane, health_routes, make_app
 from mlbuffet.endpoints import Address, listen, remove_dead_sockets
@@ -57,9 +60,9 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     channel.serve(inventory)
     tls = tls_context(settings.tls_folder, server=True)
     listeners = [await listen(channel.link, address, tls) for address in addresses]
-    http = _make_http(host_id, inventory)
-    http_listener = await loop.create_server(http.connection, settings.host, settings.port)
-    port = http_listener.sockets[0].getsockname()[1]
+    servers, listening = await _serve_http(settings, host_id, inventory, tls)
+    listeners += listening
+    port = listening[0].sockets[0].getsockname()[1]
     log.info("modelhost started", extra={"modelhost": host_id, "channel": ",".join(map(str, addresses)), "port": port})
     following = loop.create_task(inventory.follow())
     of_mirror = (store.listen(), store.watch()) if isinstance(store, Mirror) else ()
@@ -72,10 +75,10 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
         await _leave(channel, settings.drain_s)
     for listener in listeners:
         listener.close()
-    http_listener.close()
     if local:
         Path(local).unlink(missing_ok=True)
-    await http.drain(0)
+    for server in servers:
+        await server.drain(0)
     for task in tasks:
         task.cancel()
     for link in list(channel.links):
@@ -135,12 +138,21 @@ async def _told_to_end(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]],
     return stop.is_set()
 
 
-def _make_http(host_id: str, inventory: Inventory) -> HttpServer:
+async def _serve_http(
+    settings: ModelhostSettings, host_id: str, inventory: Inventory, tls: ssl.SSLContext | None
+) -> tuple[list[HttpServer], list[asyncio.Server]]:
+    """What an operator and the health check ask on loopback, and if it is to be what Prometheus asks from elsewhere."""
+    loop = asyncio.get_running_loop()
     registry = CollectorRegistry()
     registry.register(VersionMetrics(inventory))
-    app = make_app(
-        "modelhost",
-        modelhost_routes(host_id, inventory),
-        health_routes(lambda: inventory.ready, lambda: exposition(registry)),
-    )
-    return HttpServer(app, NoLane(), Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS), lane_on=False)
+    registry.register(Expiry(settings.tls_folder))
+    health = lambda: inventory.ready, lambda: exposition(registry)
+    app = make_app("modelhost", modelhost_routes(host_id, inventory), health_routes(*health))
+    limits = Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS)
+    servers = [HttpServer(app, NoLane(), limits, lane_on=False)]
+    listeners = [await loop.create_server(servers[0].connection, settings.host, settings.port)]
+    if settings.metrics_port and tls is not None:
+        scrapes = ScrapeServer("modelhost", *health)
+        servers.append(scrapes)
+        listeners.append(await scrapes.listen(settings.metrics_port, tls))
+    return servers, listeners

@@ -22,6 +22,7 @@ class ModelhostSettings:
     tls_folder: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8003
+    metrics_port: int = 0
     repository: str = "repository"
     mirror: bool = False
     memory_bytes: int = 0
@@ -68,6 +69,9 @@ def read_modelhost_settings() -> ModelhostSettings:
     _check_channel(settings)
     if not is_loopback(settings.host):
         msg = f"health and metrics are served on loopback only; MODELHOST_HOST is {settings.host!r}"
+        raise SettingsError(msg)
+    if settings.metrics_port and settings.tls_folder is None:
+        msg = "metrics go beyond loopback by TLS only: MODELHOST_METRICS_PORT needs MODELHOST_TLS_FOLDER"
         raise SettingsError(msg)
     return settings
 

@@ -49,6 +49,7 @@ def started(folder: Path) -> Iterator[int]:
         "-m",
         "mlbuffet.cli",
         "up",
+        "--no-metrics",
         "--port",
         str(port),
         "--grpc-port",

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import ssl
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from prometheus_client import CollectorRegistry
 from mlbuffet.certificates import INFERRER, TRAINER, has_role, roles_of, tls_context
 from mlbuffet.channel import is_own_user
 from mlbuffet.chassis.connection import HttpConnection
+from mlbuffet.chassis.expiry import Expiry
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
+from mlbuffet.chassis.scrape import ScrapeServer
 from mlbuffet.chassis.telemetry import exposition
 from mlbuffet.chassis.web import NoLane, health_routes, make_app
 from mlbuffet.endpoints import Address, listen
@@ -69,20 +72,19 @@ async def serve(settings: TrainerSettings) -> int:
     launcher = Launcher(around, make_stations(settings, store.trainer_id))
     training = Training(settings, store, launcher)
     api = _make_api(settings, training)
-    own = _make_own(settings, training, launcher.stations)
     tls = tls_context(settings.tls_folder, server=True)
     listener = await listen(lambda: InferrerConnection(api), Address.parse(settings.channel), tls)
-    own_listener = await loop.create_server(own.connection, settings.host, settings.port)
+    servers, listeners = await _serve_own(settings, training, launcher.stations, tls)
     launcher.start()
-    port = own_listener.sockets[0].getsockname()[1]
+    port = listeners[0].sockets[0].getsockname()[1]
     log.info("trainer started", extra={"channel": settings.channel, "port": port, "engines": len(launcher.stations)})
     settle_memory()
     await stop.wait()
-    for each in (listener, own_listener):
+    for each in (listener, *listeners):
         each.close()
     await asyncio.to_thread(launcher.leave, settings.drain_s)
-    await api.drain(0)
-    await own.drain(0)
+    for server in (api, *servers):
+        await server.drain(0)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
     ignore_signals()
@@ -122,9 +124,21 @@ def _make_api(settings: TrainerSettings, training: Training) -> HttpServer:
     )
 
 
-def _make_own(settings: TrainerSettings, training: Training, stations: Sequence[Station]) -> HttpServer:
-    """Health and metrics, on loopback."""
+async def _serve_own(
+    settings: TrainerSettings, training: Training, stations: Sequence[Station], tls: ssl.SSLContext | None
+) -> tuple[list[HttpServer], list[asyncio.Server]]:
+    """Health and metrics, on loopback, and if it is to be for Prometheus from elsewhere."""
     registry = CollectorRegistry()
     registry.register(TrainerMetrics(training.store, stations, settings.docker_certs))
-    app = make_app("trainer", health_routes(lambda: training.ready, lambda: exposition(registry)))
-    return HttpServer(app, NoLane(), Limits(body_bytes=_OWN_BODY_BYTES, threads=_OWN_THREADS), lane_on=False)
+    registry.register(Expiry(settings.tls_folder))
+    health = lambda: training.ready, lambda: exposition(registry)
+    app = make_app("trainer", health_routes(*health))
+    limits = Limits(body_bytes=_OWN_BODY_BYTES, threads=_OWN_THREADS)
+    servers = [HttpServer(app, NoLane(), limits, lane_on=False)]
+    loop = asyncio.get_running_loop()
+    listeners = [await loop.create_server(servers[0].connection, settings.host, settings.port)]
+    if settings.metrics_port and tls is not None:
+        scrapes = ScrapeServer("trainer", *health)
+        servers.append(scrapes)
+        listeners.append(await scrapes.listen(settings.metrics_port, tls))
+    return servers, listeners

@@ -19,6 +19,7 @@ class TrainerSettings:
     tls_folder: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8004
+    metrics_port: int = 0
     folder: str = "training"
     engines: tuple[str, ...] = ()
     docker_certs: Path | None = None
@@ -106,6 +107,9 @@ def _check_addresses(settings: TrainerSettings) -> None:
         raise SettingsError(msg)
     if not is_loopback(settings.host):
         msg = f"health and metrics are served on loopback only; TRAINER_HOST is {settings.host!r}"
+        raise SettingsError(msg)
+    if settings.metrics_port and settings.tls_folder is None:
+        msg = "metrics go beyond loopback by TLS only: TRAINER_METRICS_PORT needs TRAINER_TLS_FOLDER"
         raise SettingsError(msg)
     try:
         places = [Place.parse(text) for text in settings.engines]

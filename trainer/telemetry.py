@@ -1,6 +1,5 @@
 """What the trainer shows of runs and engines to Prometheus, read when it asks."""
 
-import ssl
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from mlbuffet.chassis.expiry import ends_at
 from trainer.runs import State
 from trainer.stations import Station
 from trainer.store import RunStore
@@ -80,7 +80,6 @@ def version_of(text: str) -> tuple[int, ...]:
 def expires_at(path: Path) -> float:
     """When a certificate ends, in seconds since the epoch; 0 for one that cannot be read."""
     try:
-        decoded = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]  # noqa: SLF001 - the one decoder there is
-        return ssl.cert_time_to_seconds(decoded["notAfter"])
-    except (OSError, ValueError, KeyError):
+        return ends_at(path.read_text(encoding="ascii")).timestamp()
+    except (OSError, ValueError, IndexError):
         return 0.0

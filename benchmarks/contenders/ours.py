@@ -50,7 +50,7 @@ class Ours(Contender):
         port, grpc_port = free_ports(2)
         base = f"http://127.0.0.1:{port}"
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            arguments = ["up", "--port", str(port), "--grpc-port", str(grpc_port)]
+            arguments = ["up", "--no-metrics", "--port", str(port), "--grpc-port", str(grpc_port)]
             arguments += ["--repository", f"{folder}/repository"]
             command = [str(Path(sys.executable).with_name("mlbuffet")), *arguments]
             first = Path(folder) / "first_keys.json"

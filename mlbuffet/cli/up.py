@@ -44,8 +44,31 @@ from mlbuffet.cli.output import write_line
     help="Copy sample models into an empty repository.",
 )
 @click.option("--workers", default=0, type=click.IntRange(min=0), help="Inferrer processes; 0 for one per core.")
+@click.option(
+    "--metrics-port",
+    default=9091,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port of Prometheus, on loopback, where it is installed.",
+)
+@click.option(
+    "--metrics-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of an API key with the scope read, where there are keys: Prometheus asks with it.",
+)
+@click.option("--metrics/--no-metrics", default=True, help="Whether to start Prometheus.")
 def up(  # noqa: PLR0913 - click gives each option an argument
-    host: str, port: int, grpc_port: int, modelhosts: int, repository: Path, samples: Path | None, workers: int
+    host: str,
+    port: int,
+    grpc_port: int,
+    modelhosts: int,
+    repository: Path,
+    samples: Path | None,
+    workers: int,
+    metrics_port: int,
+    metrics_key: Path | None,
+    *,
+    metrics: bool,
 ) -> None:
     """Run the whole platform on this machine, until Ctrl-C or SIGTERM."""
     for number in filter(None, (port, grpc_port)):
@@ -53,12 +76,16 @@ def up(  # noqa: PLR0913 - click gives each option an argument
     try:
         # Not always installed.
         from mlbuffet.local import Platform, check_reach, import_services, run_platform  # noqa: PLC0415
+        from mlbuffet.watching import Watch  # noqa: PLC0415
 
         mains = import_services()
     except ImportError as error:
         msg = f"the services are not installed ({error.name} is missing): pip install 'mlbuffet[local]'"
         raise click.UsageError(msg) from error
-    platform = Platform(port, grpc_port, modelhosts, repository, samples, workers, say=write_line, host=host)
+    watch = Watch(repository.with_name(f"{repository.name}.metrics"), metrics_port, metrics_key) if metrics else None
+    platform = Platform(
+        port, grpc_port, modelhosts, repository, samples, workers, say=write_line, host=host, watch=watch
+    )
     try:
         check_reach(platform)
     except ValueError as error:

@@ -31,6 +31,7 @@ ROLES = {
     "modelhost": ("modelhost", "mirror"),
     "trainer": ("trainer",),
     ENGINE: ("trainer",),
+    "metrics": ("metrics",),
 }
 VOLUMES = tuple(f"{STACK}_{name}" for name in ("repository", "sockets", "cache", "training", "metrics", "tls"))
 
@@ -39,7 +40,7 @@ ENGINE_AUTHORITY = f"{STACK}_{ENGINE}_ca"
 TRAINER_KEY = f"{STACK}_trainer_api_key"  # by which an inferrer knows the trainer
 KEY_HASH = f"{STACK}_key_hash"
 FIRST_KEYS = f"{STACK}_first_keys"
-METRICS_KEY = f"{STACK}_metrics_key"
+METRICS_KEY = f"{STACK}_metrics_api_key"
 METRICS_USERS = f"{STACK}_metrics_users"
 KEYS = (FIRST_KEYS, METRICS_KEY, KEY_HASH)  # made together, in this order
 _CERTIFICATE = re.compile(rf"{STACK}_(?P<role>\w+?)_(?P<part>cert|key)(?P<suffix>_[1-9]\d*)?")

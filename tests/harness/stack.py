@@ -40,8 +40,8 @@ class Stack:
     @property
     def secret_texts(self) -> list[str]:
         """What must be nowhere but in secrets: in each a piece that is nobody else's."""
-        held = [(service, path) for service in ("inferrer", "modelhost") for path in ("tls/key.pem",)]
-        held += [("inferrer", "key_hash"), ("metrics", "metrics_key")]
+        held = [(service, path) for service in ("inferrer", "modelhost", "metrics") for path in ("tls/key.pem",)]
+        held += [("inferrer", "key_hash"), ("metrics", "metrics_api_key")]
         texts = []
         for service, path in held:
             container = self.lab.first.containers(service)[0]

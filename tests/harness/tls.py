@@ -6,6 +6,7 @@ from pathlib import Path
 import trustme
 
 MODELHOST, INFERRER, TRAINER = "mlbuffet-modelhost", "mlbuffet-inferrer", "mlbuffet-trainer"
+METRICS = "mlbuffet-metrics"
 
 
 def write_certificate(

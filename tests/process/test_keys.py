@@ -335,7 +335,7 @@ def test_s05_without_keys_nothing_listens_beyond_loopback(tmp_path: Path) -> Non
         assert done.returncode == 1
         assert "mlbuffet keys create NAME --scope admin" in done.stderr
     address = "0.0.0.0"  # noqa: S104 - that is refused
-    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--host", address, "--grpc-port", "0"]
+    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--no-metrics", "--host", address, "--grpc-port", "0"]
     command += ["--port", str(free_port())]
     up = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
@@ -475,7 +475,19 @@ def test_the_command_line_makes_the_first_key_and_the_others(tmp_path: Path) -> 
     assert re.fullmatch(r"[0-9a-f]{12}: me, in admin\.key\n", printed)
     assert (tmp_path / "admin.key").stat().st_mode & 0o777 == 0o600
     port, address = free_port(), "0.0.0.0"  # noqa: S104 - with keys it may
-    command = [sys.executable, "-m", "mlbuffet.cli", "up", "--host", address, "--port", str(port), "--grpc-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlbuffet.cli",
+        "up",
+        "--no-metrics",
+        "--host",
+        address,
+        "--port",
+        str(port),
+        "--grpc-port",
+        "0",
+    ]
     command += ["--repository", "models", "--modelhosts", "1", "--workers", "1"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (tmp_path / "log").open("wb") as log:

@@ -31,6 +31,7 @@ class Up:
             "-m",
             "mlbuffet.cli",
             "up",
+            "--no-metrics",
             "--port",
             self.port,
             "--grpc-port",

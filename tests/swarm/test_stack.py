@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,19 @@ def test_prometheus_is_behind_a_password_and_scrapes(stack: Stack) -> None:
     assert requests.get(f"{url}/api/v1/targets", auth=("admin", "guess"), timeout=5).status_code == 401
     auth = stack.metrics_user
 
+    wanted = Counter(inferrer=2, modelhost=2, mirror=1, prometheus=1)
+
     def scraped() -> bool:
         targets = requests.get(f"{url}/api/v1/targets", auth=auth, timeout=5).json()["data"]["activeTargets"]
-        found = [target["health"] for target in targets if target["labels"]["job"] == "inferrer"]
-        return found == ["up", "up"]
+        up = Counter(target["labels"]["job"] for target in targets if target["health"] == "up")
+        return all(up[job] == count for job, count in wanted.items())
 
-    wait_until(scraped, 40, "both inferrers being scraped")
+    wait_until(scraped, 40, "every task being scraped")
+    groups = requests.get(f"{url}/api/v1/rules?type=alert", auth=auth, timeout=5).json()["data"]["groups"]
+    states = {rule["name"]: (rule["health"], rule["state"]) for group in groups for rule in group["rules"]}
+    assert len(states) > 10
+    wrong = {name: state for name, state in states.items() if state[0] == "err" or state[1] == "firing"}
+    assert not wrong
 
 
 @pytest.mark.parametrize("service", ["inferrer", "modelhost"])

@@ -137,8 +137,7 @@ def test_the_stack_file_is_filled_in() -> None:
 
 def test_generations_of_certificates_are_told_by_their_names() -> None:
     first, second = names.certificate_names(1), names.certificate_names(2)
-    roles = ("inferrer", "modelhost", "trainer", "engine")
-    assert first == [f"mlbuffet_{role}_{part}" for role in roles for part in ("cert", "key")]
+    assert first == [f"mlbuffet_{role}_{part}" for role in names.ROLES for part in ("cert", "key")]
     assert names.newest_generation([]) == 0
     assert names.newest_generation([*first, *second]) == 2
     assert names.newest_generation([*first, *second[1:]]) == 1, "one that was broken off does not count"
@@ -153,7 +152,7 @@ def test_generations_of_certificates_are_told_by_their_names() -> None:
         "mlbuffet_engine_cert_2",
         "mlbuffet_trainer_api_key",
         "mlbuffet_key_hash",
-        "mlbuffet_metrics_key",
+        "mlbuffet_metrics_api_key",
         "mlbuffet_inferrer_key_12",
     ],
 )

@@ -198,7 +198,7 @@ def test_the_first_keys_open_and_are_not_written_down() -> None:
     hashing_key = read_hashing_key(by_name["mlbuffet_key_hash"].decode())
     keys = read_keys(by_name["mlbuffet_first_keys"], hashing_key).keys
     administrator = find_key(keys, text.encode(), hashing_key)
-    scraper = find_key(keys, by_name["mlbuffet_metrics_key"], hashing_key)
+    scraper = find_key(keys, by_name["mlbuffet_metrics_api_key"], hashing_key)
     assert administrator is not None
     assert scraper is not None
     assert (administrator.scopes, scraper.scopes) == (("admin",), ("models:read",))

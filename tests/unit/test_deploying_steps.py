@@ -14,7 +14,7 @@ from mlbuffet.deploying.commands import Command
 from mlbuffet.deploying.credentials import Folder
 from mlbuffet.deploying.deployment import Deployment
 from mlbuffet.deploying.engine import Engine, EngineError
-from mlbuffet.deploying.names import KEYS, SERVICES, certificate_names, full_name, pair_names
+from mlbuffet.deploying.names import KEYS, ROLES, SERVICES, certificate_names, full_name, pair_names
 from mlbuffet.deploying.preparation import Preparation
 
 NOW = datetime.now(UTC)
@@ -187,8 +187,8 @@ def test_an_engine_gets_a_certificate_of_the_engines_authority(engine: Memory, p
 
 def test_init_voids_no_keys_in_passing(engine: Memory, preparation: Preparation) -> None:
     init(preparation)
-    del engine.secrets["mlbuffet_metrics_key"]
-    with pytest.raises(EngineError, match="mlbuffet_metrics_key is missing"):
+    del engine.secrets["mlbuffet_metrics_api_key"]
+    with pytest.raises(EngineError, match="mlbuffet_metrics_api_key is missing"):
         init(preparation)
 
 
@@ -218,9 +218,7 @@ def test_certificates_are_renewed_by_the_next_generation(engine: Memory, prepara
     assert set(certificate_names(2)) <= set(engine.secrets)
     preparation.forget_certificates(2)
     assert not set(certificate_names(1)) & set(engine.secrets)
-    assert set(preparation.expiry()) == {
-        f"mlbuffet_{role}_cert_2" for role in ("inferrer", "modelhost", "trainer", "engine")
-    }
+    assert set(preparation.expiry()) == {f"mlbuffet_{role}_cert_2" for role in ROLES}
 
 
 def test_an_update_goes_round_once_and_back(engine: Memory, deployed: Deployment) -> None:

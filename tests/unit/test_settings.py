@@ -77,6 +77,14 @@ def test_a_modelhost_beyond_loopback_needs_tls(monkeypatch: pytest.MonkeyPatch) 
         read_modelhost_settings()
 
 
+def test_a_modelhosts_metrics_go_beyond_loopback_by_tls_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELHOST_METRICS_PORT", "9464")
+    with pytest.raises(SettingsError, match="MODELHOST_TLS_FOLDER"):
+        read_modelhost_settings()
+    monkeypatch.setenv("MODELHOST_TLS_FOLDER", "/run/tls")
+    assert read_modelhost_settings().metrics_port == 9464
+
+
 def test_s05_an_inferrer_without_keys_stays_on_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("INFERRER_HOST", "0.0.0.0")  # noqa: S104 - that is refused
     monkeypatch.setenv("INFERRER_REPOSITORY", str(tmp_path))
