@@ -251,8 +251,8 @@ async def run_platform(platform: Platform, mains: Mapping[str, Main]) -> None:
 
         def watch(watch: Watch) -> None:
             note_host(sockets)
-            main = prometheus(watch, f"{platform.address}:{platform.port}", sockets)
-            services.append(_Service("prometheus", main, {}, platform.say))
+            command = prometheus(watch, f"{platform.address}:{platform.port}", sockets)
+            services.append(_Service(command[0], partial(os.execvp, command[0], command), {}, platform.say))
             keepers.append(loop.create_task(services[-1].keep()))
 
         greeter = loop.create_task(_greet(platform, watch))

@@ -4,10 +4,8 @@ The inferrer's address is known. The others take a free port and name it when th
 which Prometheus follows, and which stays when the service dies: so its absence is seen. The rules are the Swarm's.
 """
 
-import os
 import shutil
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +87,12 @@ def _write_target(targets: Path, name: str, port: int) -> None:
     beside.rename(targets / f"{name}{_SUFFIX}")
 
 
-def prometheus(watch: Watch, inferrer: str, targets: Path) -> Callable[[], None]:
-    """What becomes Prometheus when it is called, in a process of its own."""
-    file = targets / "prometheus.json"  # whoever reads JSON as YAML reads it
+def prometheus(watch: Watch, inferrer: str, targets: Path) -> tuple[str, ...]:
+    """Write the configuration; returns the command that is Prometheus."""
+    file = targets / "prometheus.json"  # whoever reads YAML reads JSON
     file.write_bytes(orjson.dumps(configuration(watch, inferrer, targets)))
     watch.folder.mkdir(parents=True, exist_ok=True)
-    command = (
+    return (
         _PROGRAM,
         f"--config.file={file}",
         f"--storage.tsdb.path={watch.folder}",
@@ -102,8 +100,3 @@ def prometheus(watch: Watch, inferrer: str, targets: Path) -> Callable[[], None]
         "--log.level=warn",
         *_KEPT,
     )
-
-    def become() -> None:
-        os.execvp(_PROGRAM, command)  # noqa: S606 - as installed
-
-    return become

@@ -64,3 +64,6 @@ class _AnyHost:
     def again(self, request: Request) -> bool:  # noqa: ARG002 - likewise
         """Have nothing against it either."""
         return True
+
+    def refused(self, request: Request, status: int) -> None:
+        """Record nothing."""

@@ -114,7 +114,7 @@ def test_d10_only_the_edge_publishes(stack: Stack) -> None:
             for bound in all_bound or ()
         }
         assert ports == (PUBLISHED if service == "edge" else set()), service
-    others = (2375, ENGINE, 8003, 8004, 8005, 9090)
+    others = (2375, ENGINE, 8003, 8004, 8005, 9090, 9464)
     open_there = {port for port in (*PUBLISHED, *others) if _is_open(ADDRESSES[1], port)}
     assert open_there == {ENGINE}, "for the trainer, which is on the other node"
     open_here = {port for port in (*PUBLISHED, *others) if _is_open(ADDRESSES[0], port)}
