@@ -66,10 +66,11 @@ def note_start(name: str, targets: Path, line: bytes) -> None:
         return
     try:
         record = orjson.loads(line)
-    except orjson.JSONDecodeError:
+        event, port = record["event"], record["port"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
         return
-    if record.get("event") == f"{name.partition('-')[0]} started" and isinstance(record.get("port"), int):
-        _write_target(targets, name, record["port"])
+    if event == f"{name.partition('-')[0]} started" and isinstance(port, int):
+        _write_target(targets, name, port)
 
 
 def note_host(targets: Path) -> None:
