@@ -64,6 +64,8 @@ class Attempt:
         self._folder = around.store.folder(run_id)
         self._output = Output(self._folder.log, self._folder.metrics, around.settings.log_bytes)
         self._most = Usage()
+        self._reading = threading.Lock()
+        self._reader: object = None  # who reads the script's output now
 
     def carry_out(self) -> None:
         """Go through to the end, whatever it is (thread)."""
@@ -76,6 +78,10 @@ class Attempt:
             self._end(lambda run: runs.fail(run, reason, message, now()))
         except CancelledError:
             self._end(lambda run: runs.kill(run, now()))
+        except OSError as error:
+            log.warning("run not kept", extra={"run": self._run_id, "why": str(error)})
+            message = f"the trainer could not keep what belongs to the run: {error.strerror}"
+            self._end(lambda run: runs.fail(run, Reason.STORAGE_FULL, message, now()))
         except Exception:
             log.exception("attempt failed", extra={"run": self._run_id})
             message = "the trainer failed; its log has the details"
@@ -113,14 +119,25 @@ class Attempt:
             return self._store.put(change(run))
 
     def _end(self, change: Callable[[Run], Run]) -> None:
-        """Write down how it ended, and take away what is left."""
-        with self._store.changing():
-            run = self._run
-            ended = runs.kill(run, now()) if run.cancelled else change(run)
-            self._store.put(replace(ended, resources=self._resources()))
+        """Write down how it ended, as soon as that can be written, and take away what is left."""
+        while True:
+            try:
+                ended = self._ended(change)
+            except OSError as error:
+                log.warning("run not written", extra={"run": self._run_id, "why": str(error)})
+                if self._around.leaving.wait(_PAUSE_S):
+                    return
+            else:
+                break
         log.info("run ended", extra={"run": self._run_id, "state": ended.state, "reason": ended.reason})
         self._folder.model.unlink(missing_ok=True)
         self._clean()
+
+    def _ended(self, change: Callable[[Run], Run]) -> Run:
+        with self._store.changing():
+            run = self._run
+            ended = runs.kill(run, now()) if run.cancelled else change(run)
+            return self._store.put(replace(ended, resources=self._resources()))
 
     def _clean(self) -> None:
         """Remove the run's containers; what cannot be removed now is swept up when the engine is back."""
@@ -221,18 +238,23 @@ class Attempt:
             )
 
     def _read(self, run: Run) -> None:
-        """Write down what the script prints, from where the log ends; what is beyond the bound is not asked for."""
+        """Write down what the script prints, from where the log ends; what is beyond the bound is not asked for.
+
+        Another one that waits for an engine which was away may come to life again: it writes no more.
+        """
+        with self._reading:
+            self._reader = me = object()
+            skip = self._output.size - run.log_start
         if self._output.truncated:
             return
-        skip = self._output.size - run.log_start
         pieces = self._engine.output(run)
-        with contextlib.suppress(EngineUnreachableError, TrainingError):
+        with contextlib.suppress(EngineUnreachableError, TrainingError), contextlib.closing(pieces):
             for piece in pieces:
-                self._output.take(piece[skip:])
+                with self._reading:
+                    if self._reader is not me or self._output.truncated or self._around.leaving.is_set():
+                        return
+                    self._output.take(piece[skip:])
                 skip = max(0, skip - len(piece))
-                if self._output.truncated or self._around.leaving.is_set():
-                    break
-        pieces.close()
 
     def _register(self) -> None:
         """Upload the model; an inferrer that cannot take it now is asked again, for a while."""

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -46,8 +47,9 @@ class Launcher:
     def leave(self, timeout_s: float) -> None:
         """Begin nothing more, and let the threads take note; scripts go on."""
         self._around.leaving.set()
+        ends_at = time.monotonic() + timeout_s
         for thread in list(self._threads.values()):
-            thread.join(timeout_s)
+            thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _is_wanted(self, run_id: str, address: str) -> bool:
         """Tell whether what an engine has of a run is still needed there."""

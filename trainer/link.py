@@ -13,6 +13,7 @@ from typing import Any
 
 import docker
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, NotFound
 from docker.tls import TLSConfig
 
@@ -25,6 +26,7 @@ _CHECK_S = 2.0
 _CALL_S = 60.0
 _CONNECTIONS = 64
 _FILES = ("ca.pem", "cert.pem", "key.pem")
+_AWAY_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, DockerException, OSError)
 _AWAY = ("context canceled", "shutting down", "connection refused")
 
 
@@ -61,7 +63,7 @@ class Link:
             if any(words in said for words in _AWAY):
                 raise EngineUnreachableError(said) from error
             raise TrainingError(Reason.ENGINE_FAILED, f"the engine refused: {said}") from error
-        except (requests.RequestException, DockerException, OSError) as error:
+        except _AWAY_ERRORS as error:
             raise EngineUnreachableError(str(error)[:500]) from error
 
     def check(self) -> Mapping[str, str]:
@@ -73,7 +75,7 @@ class Link:
         try:
             with contextlib.closing(self._connect(_CHECK_S)) as client:
                 answer = client.version(api_version=False)
-        except (requests.RequestException, DockerException, OSError) as error:
+        except _AWAY_ERRORS as error:
             raise EngineUnreachableError(str(error)[:500]) from error
         return {part["Name"]: part["Version"] for part in answer.get("Components", ())}
 
@@ -136,8 +138,11 @@ class Link:
 
     def follow(self, name: str) -> Generator[bytes, None, None]:
         """All that a container has printed and will print; ends with it, or with the connection."""
-        with self.asking() as client:
-            stream = client.logs(name, stdout=True, stderr=True, stream=True, follow=True)
+        try:
+            with self.asking() as client:
+                stream = client.logs(name, stdout=True, stderr=True, stream=True, follow=True)
+        except GoneError:
+            return
         try:
             while True:
                 with self.asking():

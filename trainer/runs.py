@@ -61,10 +61,18 @@ class Reason(StrEnum):
     INTERRUPTED = "INTERRUPTED"
     CANCELLED = "CANCELLED"
     REGISTRATION_FAILED = "REGISTRATION_FAILED"
+    STORAGE_FULL = "STORAGE_FULL"
 
 
 RETRYABLE = frozenset(
-    {Reason.IMAGE_UNAVAILABLE, Reason.ENGINE_FAILED, Reason.INTERRUPTED, Reason.REGISTRATION_FAILED, Reason.CANCELLED}
+    {
+        Reason.IMAGE_UNAVAILABLE,
+        Reason.ENGINE_FAILED,
+        Reason.INTERRUPTED,
+        Reason.REGISTRATION_FAILED,
+        Reason.STORAGE_FULL,
+        Reason.CANCELLED,
+    }
 )
 
 

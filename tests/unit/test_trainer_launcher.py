@@ -143,6 +143,7 @@ class Bench:
         self.folder = folder
         self.engines = [Memory(f"unix:///{number}") for number in range(engines)]
         self.shelf = Shelf()
+        self.outputs = folder / "outputs"
         self._slots = slots
         self._made = 0
         self.start()
@@ -154,7 +155,7 @@ class Bench:
 
     def start(self) -> None:
         """Begin, or begin anew."""
-        settings = TrainerSettings(register_s=30)
+        settings = TrainerSettings(register_s=30, outputs=self.outputs)
         self.store = RunStore(self.folder)
         around = Surroundings(settings, self.store, self.shelf, threading.Event())
         self.launcher = Launcher(around, [Station(engine, self._slots) for engine in self.engines])
@@ -203,6 +204,8 @@ def test_a_run_ends_with_a_version_and_leaves_nothing(bench: Bench) -> None:
     printed = folder.log.read_bytes()
     assert printed.endswith(b"the script starts\nhello\nmlbuffet: metric loss=1\n")
     assert not folder.model.exists()
+    assert (bench.outputs / run_id / "m.onnx").read_bytes() == b"model", "a copy for the operator"
+    assert (bench.outputs / run_id / "log").read_bytes() == printed
     assert not bench.engine.scripts
 
 
