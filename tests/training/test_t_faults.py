@@ -39,7 +39,7 @@ def beside(lab: Lab, wire: Wire, tmp_path_factory: pytest.TempPathFactory) -> It
         yield own
 
 
-@pytest.mark.parametrize("fault", ["silent", "refusing", "cut"])
+@pytest.mark.parametrize("fault", ["silent", "dropping", "refusing", "cut"])
 def test_t17_an_engine_that_is_away(beside: Trainer, wire: Wire, fault: str) -> None:
     """New runs are refused at once; one that runs goes on, and ends as if nothing had been."""
     asking = beside.asking

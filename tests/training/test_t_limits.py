@@ -18,6 +18,7 @@ from tests.training.host import containers_of, free_bytes, left_of, processes_of
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 TIMEOUT_S = 60 if SOAK else 3
+FULL = b"import os; open('big', 'wb').write(bytes(10**8))"
 START_S = 2 if SOAK else 15  # a machine of a CI has other things to do, four hostile runs among them
 MB = 1 << 20
 
@@ -52,7 +53,8 @@ def sent(trainer: Trainer) -> Sent:
         "hog": {"script": "hog.py", "timeout_s": 60, "memory_bytes": 128 * MB},
         "bomb": {"script": "many.py", "kind": "bomb", "timeout_s": TIMEOUT_S + 5},
         "threads": {"script": "many.py", "kind": "threads", "timeout_s": 30},
-        "fill": {"script": "fill.py", "timeout_s": 60},
+        "fill": {"script": "fill.py", "timeout_s": 60, "memory_bytes": 512 * MB},
+        "full": {"script": FULL, "timeout_s": 60},
     }
     runs = {name: asking.submit(model=f"{name}.onnx", **fields) for name, fields in wanted.items()}
     found: dict[str, list[str]] = {}
@@ -95,6 +97,12 @@ def test_t05_processes_are_counted(sent: Sent, trainer: Trainer) -> None:
         assert 10 < said["started"] < trainer.pids
         assert "esource temporarily unavailable" in said["outcome"] or "start new thread" in said["outcome"]
     assert sent.ended("bomb")["reason"] in {"PIDS_LIMIT", "TIMED_OUT"}
+
+
+def test_t06_a_script_that_fills_its_disk_is_told_so(sent: Sent) -> None:
+    run = sent.ended("full")
+    assert (run["state"], run["reason"], run["exit_code"]) == ("FAILED", "DISK_LIMIT", 1)
+    assert not run["retryable"]
 
 
 def test_t06_disks_are_full_before_the_machines_is(sent: Sent, trainer: Trainer) -> None:

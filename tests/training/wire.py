@@ -8,10 +8,15 @@ from typing import Self
 
 _PIECE = 1 << 16
 _LOOK_S = 0.1
+_WAITING = 128
 
 
 class Wire:
-    """`fault`: "" passes on, `silent` takes connections and says nothing, `refusing` takes none, `cut` resets all."""
+    """What is wrong with it is its `fault`.
+
+    "" passes on, `silent` takes connections and says nothing, `dropping` lets nobody connect and says nothing, as does
+    a packet filter; `refusing` takes none, `cut` takes them and ends all.
+    """
 
     def __init__(self, target: str) -> None:
         """`target` is host:port."""
@@ -41,6 +46,8 @@ class Wire:
         elif self._listening.fileno() < 0:
             self._listening = self._listen(self._port)
             self._begin(self._accept)
+        else:
+            self._listening.listen(0 if fault == "dropping" else _WAITING)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -65,6 +72,9 @@ class Wire:
     def _accept(self) -> None:
         listening = self._listening
         while not self._ended.is_set() and listening.fileno() >= 0:
+            if self._fault == "dropping":  # who waits to be taken keeps the others out
+                self._ended.wait(_LOOK_S)
+                continue
             with contextlib.suppress(OSError, ValueError):
                 if select.select([listening], [], [], _LOOK_S)[0]:
                     self._begin(self._link, listening.accept()[0])
@@ -74,7 +84,7 @@ class Wire:
         with near, contextlib.suppress(OSError), socket.create_connection(self._target) as far:
             ends = {near: far, far: near}
             while not self._ended.is_set() and self._fault not in {"cut", "refusing"}:
-                if self._fault == "silent":
+                if self._fault in {"silent", "dropping"}:
                     self._ended.wait(_LOOK_S)
                     continue
                 for end in select.select(list(ends), [], [], _LOOK_S)[0]:
