@@ -146,6 +146,8 @@ class Node:
         for pid in (engine, *shims, *pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        # As with /run when a machine starts again: else the next engine takes a zombie for its containerd.
+        (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def _owns(self, command_line: Path) -> bool:
         """Tell whether a process was started with this engine's folder."""
