@@ -49,6 +49,7 @@ class VersionMetrics(Collector):
                 steps.add_metric((*labels, step), spent_ns / 1e9)
             for reason, count in list(version.statistics.restarts.items()):
                 restarts.add_metric((*labels, reason), count)
-            for code, count in list(version.statistics.refusals.items()):
+            # One is there from the start, so that a rate can be told from the first one on.
+            for code, count in ({"QUEUE_FULL": 0} | version.statistics.refusals).items():
                 refused.add_metric((*labels, code), count)
         return (memory, waiting, ready, quarantined, corrupt, predictions, batches, runners, steps, restarts, refused)
