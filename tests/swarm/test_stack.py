@@ -152,7 +152,7 @@ def test_prometheus_is_behind_a_password_and_scrapes(stack: Stack) -> None:
 
 @pytest.mark.parametrize("service", ["inferrer", "modelhost"])
 def test_a_killed_task_is_replaced_and_serves_within_5_s(stack: Stack, service: str) -> None:
-    """3.5 s on two cores: half a second until Swarm may, one and a half to start, then the first health check."""
+    """3.6 s: 0.5 until Swarm may, 0.9 until the engine has started it, 2.2 until it was first asked how it is."""
     took_s: list[float] = []
     while len(took_s) < TRIES and not (took_s and min(took_s) < LIMIT_S):
         took_s.append(_replacement_s(stack, service))
