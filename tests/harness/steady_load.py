@@ -52,11 +52,15 @@ class Result:
     p99_s: float
     longest_s: float
 
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.answered / self.seconds
+
     def __str__(self) -> str:
-        rate = self.answered / self.seconds
         times = f"p50 {self.p50_s * 1e3:.1f}, p99 {self.p99_s * 1e3:.1f}, longest {self.longest_s * 1e3:.0f} ms"
         failed = f"{sum(self.failures.values())} failed"
-        return f"{self.answered:,} answered in {self.seconds:.0f} s ({rate:,.0f}/s), {failed}; {times}"
+        return f"{self.answered:,} answered in {self.seconds:.0f} s ({self.rate:,.0f}/s), {failed}; {times}"
 
 
 class SteadyLoad:

@@ -11,7 +11,7 @@ from tests.harness.stack import Stack
 from tests.harness.swarm import CANNOT_RUN, NEWER, TAG, Lab, build_changed
 
 RATE = 1500.0
-LEAST_RATE = 1000.0
+LEAST_RATE, SHARE = 1000.0, 0.75  # a second; of what is answered when nothing happens, where the machine is too busy
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 ROUNDS, LEAST = (10, 1_000_000) if SOAK else (1, 100_000)
 CALM = 6_000  # requests, for how long answers take when nothing happens
@@ -97,7 +97,7 @@ def test_d01_d03_every_service_goes_to_another_version_and_back_without_one_fail
     print(f"before: {before.result}")  # noqa: T201 - a figure
     print(f"rolling update, there and back: {running.result}")  # noqa: T201 - a figure
     assert running.result.failures == {}
-    assert running.result.answered >= LEAST_RATE * running.result.seconds
+    assert running.result.rate >= min(LEAST_RATE, SHARE * before.result.rate)
     assert running.result.p99_s <= max(2 * before.result.p99_s, P99_S)
     stack.whole()
 
