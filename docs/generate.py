@@ -169,6 +169,10 @@ TRAINER = {
         "Docker engines that scripts run on, each with the number of runs that it takes at once: "
         "`tcp://node1:2376=2,unix:///var/run/docker.sock=1`. Empty: no training."
     ),
+    "unisolated": (
+        "Without engines: how many scripts run at once as child processes, with limits and without isolation; only "
+        "over a unix socket, since a script may do whatever the user may whose trainer it is. 0: none."
+    ),
     "docker_certs": (
         "Folder with `ca.pem`, `cert.pem` and `key.pem` for engines over TCP. The engine's own certificate must be of "
         "this authority and name the address. Renewed files count for what is asked next."

@@ -1,4 +1,4 @@
-"""The whole platform as child processes on this machine: one inferrer, several modelhosts, one supervisor.
+"""The whole platform as child processes on this machine: an inferrer, modelhosts, perhaps a trainer; one supervisor.
 
 Each service gets its settings by environment variables, as it would in a container. It is no program of its own but a
 fork of the supervisor, which has imported what they all need, and so has one thread. What dies is started again; all
@@ -8,11 +8,11 @@ of them end with the supervisor, however it ends.
 import asyncio
 import importlib
 import os
+import secrets
 import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,9 @@ from pathlib import Path
 import orjson
 
 from mlbuffet.chassis.forking import Service, fork_service
-from mlbuffet.chassis.process import available_cores
 from mlbuffet.endpoints import is_loopback
 from mlbuffet.keystore import KeyStore
+from mlbuffet.layout import Platform, child_settings, trainer_folder
 from mlbuffet.watching import Watch, note_host, note_start, prometheus
 
 Main = Callable[[], object]
@@ -32,53 +32,16 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _SOUND_S = 10.0
 _LINE_BYTES = 1 << 20
+_UNISOLATED = "WITHOUT ISOLATION: whoever may train here may do whatever you may on this machine"
 _HIDDEN = frozenset({"time", "level", "service", "pid", "event"})
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What `mlbuffet up` starts."""
-
-    port: int = 8002
-    grpc_port: int = 8001
-    modelhosts: int = 2
-    repository: Path = Path("repository")
-    samples: Path | None = None
-    workers: int = 0
-    cores: int = field(default_factory=available_cores)
-    say: Callable[[str], None] = print
-    host: str = "127.0.0.1"
-    watch: Watch | None = None
-
-    @property
-    def address(self) -> str:
-        """Where it is asked from this machine, as a URL has it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - what stands for all addresses
-        return f"[{host}]" if ":" in host else host
-
-
-def child_settings(platform: Platform, sockets: Path) -> dict[str, dict[str, str]]:
-    """Name and environment of each service; the modelhosts share the cores. Pure."""
-    repository = str(platform.repository.resolve())
-    services = {
-        f"modelhost-{number}": {
-            "MODELHOST_ID": f"modelhost-{number}",
-            "MODELHOST_CHANNEL": f"unix:{sockets}/modelhost-{number}.sock",
-            "MODELHOST_PORT": "0",
-            "MODELHOST_REPOSITORY": repository,
-            "MODELHOST_CORES": str(max(platform.cores // platform.modelhosts, 1)),
-        }
-        for number in range(1, platform.modelhosts + 1)
-    }
-    services["inferrer"] = {
-        "INFERRER_HOST": platform.host,
-        "INFERRER_PORT": str(platform.port),
-        "INFERRER_GRPC_PORT": str(platform.grpc_port),
-        "INFERRER_WORKERS": str(platform.workers),
-        "INFERRER_REPOSITORY": repository,
-        "INFERRER_MODELHOSTS": f"unix:{sockets}",
-    }
-    return services
+def make_trainer_key(sockets: Path) -> None:
+    """Make what the trainer shows the inferrer, for as long as this platform runs."""
+    private = trainer_folder(sockets)
+    private.mkdir(mode=0o700)
+    with open(os.open(private / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
+        file.write(secrets.token_urlsafe(32))
 
 
 def check_reach(platform: Platform) -> None:
@@ -117,14 +80,14 @@ def readable(line: bytes, name: str) -> str:
         return f"{'':12} {name:<12} {text!r}" if not text.isprintable() else f"{'':12} {name:<12} {text}"
 
 
-def import_services() -> Mapping[str, Main]:
+def import_services(*, training: bool = False) -> Mapping[str, Main]:
     """Import all that the services run, before there is a loop; returns what each of them begins with.
 
     Raises:
         ImportError: they are not installed.
     """
     mains = {}
-    for name in ("modelhost", "inferrer"):
+    for name in ("modelhost", "inferrer", *(["trainer"] if training else [])):
         service = importlib.import_module(f"{name}.__main__")
         service.preload()
         mains[name] = service.main
@@ -242,6 +205,8 @@ async def run_platform(platform: Platform, mains: Mapping[str, Main]) -> None:
         loop.add_signal_handler(number, stop.set)
     sockets = Path(tempfile.mkdtemp(prefix="mlbuffet-"))
     try:
+        if platform.training is not None:
+            make_trainer_key(sockets)
         settings = child_settings(platform, sockets)
         services = [
             _Service(name, mains[name.partition("-")[0]], environment, platform.say, partial(note_start, name, sockets))
@@ -259,7 +224,7 @@ async def run_platform(platform: Platform, mains: Mapping[str, Main]) -> None:
         await stop.wait()
         greeter.cancel()
         platform.say("stopping")
-        # The inferrer first: it lets the requests that it has end while the modelhosts still answer.
+        # A trainer first, whose runs are found again; the inferrer before the modelhosts, which still answer meanwhile.
         for service in reversed(services):
             await service.stop()
         await asyncio.gather(*keepers)
@@ -274,6 +239,9 @@ async def _greet(platform: Platform, begin: Callable[[Watch], None]) -> None:
     url = f"http://{platform.address}:{platform.port}"
     platform.say(f"MLBuffet is ready at {url} with {platform.modelhosts} modelhosts; Ctrl-C stops it")
     platform.say(f"  curl {url}/help")
+    if platform.training is not None:
+        where = f"on the Docker engine {platform.training.engine}" if platform.training.engine else _UNISOLATED
+        platform.say(f"  training {where}")
     if platform.grpc_port:
         platform.say(f"  gRPC at {platform.address}:{platform.grpc_port}")
     if platform.watch is None:

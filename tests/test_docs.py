@@ -24,6 +24,7 @@ from trainer.telemetry import TrainerMetrics
 
 PORT = ":8002"
 MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:home|mnt|opt|private|root|tmp|Users|usr|work)/")
+INSTALLED_S = 300.0  # for a training's requirements to be there
 FAMILY = re.compile(r"^# TYPE (\w+) ", re.MULTILINE)
 
 
@@ -42,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started(folder: Path) -> Iterator[int]:
-    """The platform as `make run` starts it; its port."""
+    """The platform as `make run` starts it, which may train; its port."""
     port = free_port()
     command = [
         sys.executable,
@@ -56,12 +57,12 @@ def started(folder: Path) -> Iterator[int]:
         str(free_port()),
         "--samples",
         "models",
+        "--allow-unisolated-training",
     ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///none"}  # not by whatever is here
     log = folder / "log"
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, env=environment)
     try:
         wait_until(lambda: "MLBuffet is ready" in log.read_text(encoding="utf-8"), 30, "mlbuffet up being ready")
         yield port
@@ -74,7 +75,8 @@ def test_readme_does_what_it_says(folder: Path, started: int) -> None:
     examples = list(readme.examples(page("README.md").replace(PORT, f":{started}")))
     assert len(examples) > 10  # the reading of the page is not broken
     for example in examples:
-        printed = readme.run(example, folder, {"MLBUFFET_URL": f"http://127.0.0.1:{started}"})
+        environment = {"MLBUFFET_URL": f"http://127.0.0.1:{started}"}
+        printed = readme.run(example, folder, environment, INSTALLED_S)
         if example.output is not None:
             assert readme.is_as_shown(example.output, printed), (
                 f"README.md, line {example.line}:\n{example.code}\nshown:\n{example.output}\nprinted:\n{printed}"

@@ -10,6 +10,10 @@ from trainer.app import serve
 from trainer.settings import read_trainer_settings
 
 
+def preload() -> None:
+    """Import all that is needed: what this module stands on."""
+
+
 def main() -> None:
     """Run until stopped."""
     try:

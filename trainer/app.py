@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from flask import Blueprint, Response
 from prometheus_client import CollectorRegistry
 
 from mlbuffet.certificates import INFERRER, TRAINER, has_role, roles_of, tls_context
@@ -20,8 +21,9 @@ from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
 from mlbuffet.chassis.scrape import ScrapeServer
 from mlbuffet.chassis.telemetry import exposition
-from mlbuffet.chassis.web import NoLane, health_routes, make_app
+from mlbuffet.chassis.web import NoLane, answer, health_routes, make_app
 from mlbuffet.endpoints import Address, listen
+from trainer import unisolated
 from trainer.attempt import Surroundings
 from trainer.dockerd import DockerEngine
 from trainer.environments import Environments
@@ -36,6 +38,8 @@ from trainer.stations import Station
 from trainer.store import RunStore
 from trainer.telemetry import TrainerMetrics
 from trainer.training import Training
+from trainer.unisolated import ADDRESS, UnisolatedEngine
+from trainer.venvs import Index, Venvs
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +117,39 @@ def make_stations(settings: TrainerSettings, trainer_id: str) -> list[Station]:
         stations.append(
             Station(DockerEngine(place.address, link, sandbox, installer, settings.model_bytes), place.slots)
         )
+    if settings.unisolated:
+        stations.append(Station(_make_unisolated(settings, bounds), settings.unisolated))
     return stations
 
 
+def _make_unisolated(settings: TrainerSettings, bounds: Bounds) -> UnisolatedEngine:
+    """This machine, for scripts that nobody isolates."""
+    folder = Path(settings.folder) / ADDRESS
+    index = Index(settings.index_url, settings.index_ca, settings.sdists)
+    venvs = Venvs(folder / "environments", index, bounds, settings.environments)
+    log.warning("scripts run without isolation", extra={"slots": settings.unisolated})
+    limits = unisolated.Bounds(settings.work_bytes, settings.pids, settings.model_bytes)
+    return UnisolatedEngine(folder / "runs", venvs, limits)
+
+
 def _make_api(settings: TrainerSettings, training: Training) -> HttpServer:
-    app = make_app("trainer", run_routes(training))
+    app = make_app("trainer", run_routes(training), _life())
     body_bytes = settings.dataset_bytes + settings.script_bytes + _FORM_BYTES
     return HttpServer(
         app, NoLane(), Limits(body_bytes=body_bytes, threads=_THREADS), gate=HostPolicy([TRAINER]), lane_on=False
     )
+
+
+def _life() -> Blueprint:
+    """That somebody is there, for inferrers, which ask that before anything else."""
+    routes = Blueprint("life", __name__)
+
+    @routes.get("/health/live")
+    def live() -> Response:
+        """Answer."""
+        return answer({"live": True})
+
+    return routes
 
 
 async def _serve_own(

@@ -22,6 +22,7 @@ class TrainerSettings:
     metrics_port: int = 0
     folder: str = "training"
     engines: tuple[str, ...] = ()
+    unisolated: int = 0
     docker_certs: Path | None = None
     image: str = "python:3.11-slim-bookworm"
     index_url: str = field(default="", repr=False)
@@ -118,6 +119,9 @@ def _check_addresses(settings: TrainerSettings) -> None:
         raise SettingsError(msg) from None
     if len({place.address for place in places}) < len(places):
         msg = f"TRAINER_ENGINES names an engine twice: {', '.join(settings.engines)}"
+        raise SettingsError(msg)
+    if settings.unisolated < 0 or (settings.unisolated and (places or not address.path)):
+        msg = "TRAINER_UNISOLATED is for a trainer without engines that only this user can reach, over a unix socket"
         raise SettingsError(msg)
     if settings.docker_certs is None and not all(place.is_local for place in places):
         msg = "an engine over TCP is asked by mutual TLS only: TRAINER_DOCKER_CERTS is the folder of its certificates"

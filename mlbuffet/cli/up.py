@@ -1,12 +1,17 @@
 """`mlbuffet up`: the whole platform on this machine."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mlbuffet.cli.output import write_line
+
+if TYPE_CHECKING:
+    from mlbuffet.layout import Training
 
 
 @click.command()
@@ -57,6 +62,20 @@ from mlbuffet.cli.output import write_line
     help="File of an API key with the scope read, where there are keys: Prometheus asks with it.",
 )
 @click.option("--metrics/--no-metrics", default=True, help="Whether to start Prometheus.")
+@click.option(
+    "--runs",
+    default="training",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for training runs.",
+)
+@click.option(
+    "--allow-unisolated-training",
+    "unisolated",
+    is_flag=True,
+    help="Without a Docker engine: run training scripts as child processes, which may do whatever you may. "
+    "Loopback only.",
+)
 def up(  # noqa: PLR0913 - click gives each option an argument
     host: str,
     port: int,
@@ -67,30 +86,65 @@ def up(  # noqa: PLR0913 - click gives each option an argument
     workers: int,
     metrics_port: int,
     metrics_key: Path | None,
+    runs: Path,
     *,
     metrics: bool,
+    unisolated: bool,
 ) -> None:
-    """Run the whole platform on this machine, until Ctrl-C or SIGTERM."""
+    """Run the whole platform on this machine, until Ctrl-C or SIGTERM.
+
+    Training scripts run on the machine's Docker engine (DOCKER_HOST, else /var/run/docker.sock) if one answers.
+    """
     for number in filter(None, (port, grpc_port)):
         _check_port(host, number)
     try:
         # Not always installed.
-        from mlbuffet.local import Platform, check_reach, import_services, run_platform  # noqa: PLC0415
+        from mlbuffet.layout import Platform  # noqa: PLC0415
+        from mlbuffet.local import check_reach, import_services, run_platform  # noqa: PLC0415
         from mlbuffet.watching import Watch  # noqa: PLC0415
 
-        mains = import_services()
+        training = _training(host, runs, unisolated=unisolated)
+        mains = import_services(training=training is not None)
     except ImportError as error:
         msg = f"the services are not installed ({error.name} is missing): pip install 'mlbuffet[local]'"
         raise click.UsageError(msg) from error
     watch = Watch(repository.with_name(f"{repository.name}.metrics"), metrics_port, metrics_key) if metrics else None
     platform = Platform(
-        port, grpc_port, modelhosts, repository, samples, workers, say=write_line, host=host, watch=watch
+        port,
+        grpc_port,
+        modelhosts,
+        repository,
+        samples,
+        workers,
+        say=write_line,
+        host=host,
+        watch=watch,
+        training=training,
     )
     try:
         check_reach(platform)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     asyncio.run(run_platform(platform, mains))
+
+
+def _training(host: str, runs: Path, *, unisolated: bool) -> "Training | None":
+    """Where scripts run; None where nowhere."""
+    from mlbuffet.endpoints import is_loopback  # noqa: PLC0415 - not always installed
+    from mlbuffet.engines import answers, local_engine  # noqa: PLC0415 - not needed for help
+    from mlbuffet.layout import Training  # noqa: PLC0415 - as above
+
+    if unisolated and not is_loopback(host):
+        msg = f"--allow-unisolated-training is for loopback only; --host is {host!r}"
+        raise click.UsageError(msg)
+    try:
+        address, certificates = local_engine(os.environ)
+    except ValueError as error:
+        write_line(f"no training on DOCKER_HOST: {error}")
+    else:
+        if answers(address):
+            return Training(address, certificates, runs)
+    return Training(folder=runs) if unisolated else None
 
 
 def _check_port(host: str, port: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import requests
 
-from mlbuffet.local import Platform, child_settings
+from mlbuffet.layout import Platform, child_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "models"

@@ -23,6 +23,7 @@ class Up:
     """A running `mlbuffet up` in a session of its own."""
 
     def __init__(self, folder: Path, *words: object) -> None:
+        self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "log"
@@ -44,7 +45,7 @@ class Up:
             self.process = subprocess.Popen(
                 [str(word) for word in command],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///none"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

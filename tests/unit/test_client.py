@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from multipart import MultipartParser, parse_options_header
 
 import mlbuffet
 from mlbuffet import errors
 from mlbuffet.client import Client
 from mlbuffet.errors import ConnectionFailedError
-from mlbuffet.transfer import Body, dumps, form, opened
+from mlbuffet.transfer import Body, FilePart, Files, dumps, form, opened
 
 
 def test_package_gives_client_version_and_errors() -> None:
@@ -153,3 +154,32 @@ def test_values_that_hold_themselves_are_refused() -> None:
 def test_other_objects_are_a_programming_error() -> None:
     with pytest.raises(TypeError, match="set"):
         dumps({1, 2})
+
+
+def test_a_form_of_several_files_is_what_it_says_each_time_it_is_sent() -> None:
+    files = [b"print()\r\n", b"", bytes(300_000)]
+    sources = [io.BytesIO(b"skipped" + data) for data in files]
+    for source in sources:
+        source.seek(len(b"skipped"))
+    names = ["train.py", 'a "b"\r\n.txt', "größer.csv"]
+    parts = [FilePart("dataset", *pair) for pair in zip(names, sources, strict=True)]
+    body = Files({"timeout_s": "60", "description": "größer"}, parts)
+    sent = b"".join(body)
+    assert (len(body), b"".join(body)) == (len(sent), sent)
+    _, options = parse_options_header(body.content_type)
+    found = list(MultipartParser(io.BytesIO(sent), options["boundary"], strict=True, spool_limit=1 << 20))
+    assert [part.raw for part in found] == [b"60", "größer".encode(), *files]
+    assert [part.name for part in found] == ["timeout_s", "description", *["dataset"] * 3]
+    assert [part.filename for part in found[2:]] == names
+    for part in found:
+        part.close()
+
+
+def test_a_file_that_became_shorter_is_not_sent_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    with path.open("rb") as file:
+        body = Files({}, [FilePart("dataset", "file", file)])
+        path.write_bytes(b"123")
+        with pytest.raises(errors.DigestMismatchError):
+            list(body)

@@ -10,7 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from mlbuffet.local import Platform, _Service, child_settings, copy_samples, readable
+from mlbuffet.layout import Platform, Training, child_settings
+from mlbuffet.local import _Service, copy_samples, make_trainer_key, readable
 from tests.harness.fresh import in_fresh_process
 from tests.harness.platform import SAMPLES
 
@@ -41,6 +42,34 @@ def test_each_service_gets_its_settings(tmp_path: Path) -> None:
         "INFERRER_REPOSITORY": str(tmp_path),
         "INFERRER_MODELHOSTS": "unix:/sockets",
     }
+
+
+def test_a_trainer_gets_its_settings_and_shares_a_key_with_the_inferrer_alone(tmp_path: Path) -> None:
+    plain = child_settings(Platform(port=9000, repository=tmp_path), Path("/sockets"))
+    training = Training("unix:///run/docker.sock", folder=tmp_path / "runs")
+    settings = child_settings(Platform(port=9000, repository=tmp_path, training=training), Path("/sockets"))
+    assert settings["trainer"] == {
+        "TRAINER_CHANNEL": "unix:/sockets/trainer/trainer.sock",
+        "TRAINER_PORT": "0",
+        "TRAINER_FOLDER": str(tmp_path / "runs"),
+        "TRAINER_INFERRER": "http://127.0.0.1:9000",
+        "TRAINER_KEY_FILE": "/sockets/trainer/key",
+        "TRAINER_ENGINES": "unix:///run/docker.sock",
+    }
+    assert settings["inferrer"] == plain["inferrer"] | {
+        "INFERRER_TRAINER": "unix:/sockets/trainer/trainer.sock",
+        "INFERRER_TRAINER_KEY_FILE": "/sockets/trainer/key",
+    }
+    assert {name: settings[name] for name in plain if name != "inferrer"} == {
+        name: plain[name] for name in plain if name != "inferrer"
+    }
+    unisolated = child_settings(Platform(training=Training()), Path("/sockets"))["trainer"]
+    assert (unisolated["TRAINER_UNISOLATED"], "TRAINER_ENGINES" in unisolated) == ("1", False)
+    over_tcp = child_settings(Platform(training=Training("tcp://a:1", tmp_path)), Path("/sockets"))["trainer"]
+    assert over_tcp["TRAINER_DOCKER_CERTS"] == str(tmp_path)
+    make_trainer_key(tmp_path)
+    key = tmp_path / "trainer" / "key"
+    assert (key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777, len(key.read_text())) == (0o600, 0o700, 43)
 
 
 def test_children_get_an_absolute_repository() -> None:

@@ -218,6 +218,9 @@ def test_engines_that_are_named(text: str, place: Place) -> None:
         {"TRAINER_ENGINES": "tcp://a:2376=1"},
         {"TRAINER_ENGINES": "unix:///a=1,unix:///a=2"},
         {"TRAINER_CHANNEL": "tcp://0.0.0.0:8005"},
+        {"TRAINER_UNISOLATED": "-1"},
+        {"TRAINER_UNISOLATED": "1", "TRAINER_ENGINES": "unix:///a"},
+        {"TRAINER_UNISOLATED": "1", "TRAINER_CHANNEL": "tcp://127.0.0.1:8005"},
         {"TRAINER_CHANNEL": "/run/x"},
         {"TRAINER_HOST": "0.0.0.0"},  # noqa: S104 - refused
         {"TRAINER_TIMEOUT_S": "100000"},
