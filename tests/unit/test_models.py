@@ -48,7 +48,7 @@ def golden(name: str) -> dict[str, Any]:
 def remade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train all models once more, elsewhere."""
     out = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, MODELS / "make.py", "--out", out], check=True, timeout=60)
+    subprocess.run([sys.executable, MODELS / "make.py", "--out", out], check=True, timeout=300)
     return out
 
 
