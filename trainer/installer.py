@@ -15,6 +15,7 @@ from trainer.archive import File, folder_of, pack
 from trainer.engine import CancelledError, Prepared, TrainingError
 from trainer.environments import Environments
 from trainer.link import GoneError, Link
+from trainer.requirements import wanted_lines
 from trainer.runs import Reason, Run
 
 log = logging.getLogger(__name__)
@@ -104,20 +105,28 @@ class Installer:
         return self._environments.is_complete(environment, labels.get(spec.TOKEN_LABEL, ""))
 
     def _make(self, run_id: str, image: str, environment: str, requirements: bytes, watch: Watch) -> None:
-        """Make a volume and install into it."""
-        container, token = spec.container_name(run_id, "prepare"), secrets.token_hex(8)
+        """Make a volume and install into it what is asked for, if anything is."""
+        token = secrets.token_hex(8)
         self._remove_begun(environment)
         with self._link.asking() as client:
             client.create_volume(**spec.environment_volume(self._sandbox, environment, token))
-        self._link.create(container, spec.prepare_container(self._sandbox, run_id, image, environment))
+        if any(wanted_lines(requirements.decode())):
+            self._install(run_id, image, environment, requirements, watch)
+        self._environments.complete(environment, token)
+        self._remove_surplus()
+
+    def _install(self, run_id: str, image: str, environment: str, requirements: bytes, watch: Watch) -> None:
+        """Have pip fill a volume; one that is not complete is taken away again."""
+        container = spec.container_name(run_id, "prepare")
+        files = [
+            folder_of("site", spec.USER_ID),
+            folder_of("tmp", spec.USER_ID),
+            File("requirements.txt", data=requirements),
+        ]
+        if self._bounds.ca is not None:
+            files.append(File(spec.CA_FILE, path=self._bounds.ca))
         try:
-            files = [
-                folder_of("site", spec.USER_ID),
-                folder_of("tmp", spec.USER_ID),
-                File("requirements.txt", data=requirements),
-            ]
-            if self._bounds.ca is not None:
-                files.append(File(spec.CA_FILE, path=self._bounds.ca))
+            self._link.create(container, spec.prepare_container(self._sandbox, run_id, image, environment))
             with self._link.asking() as client:
                 client.put_archive(container, spec.ENVIRONMENT, pack(files))
                 client.start(container)
@@ -127,8 +136,6 @@ class Installer:
             self._link.remove_volume(environment)
             raise
         self._link.remove(container)
-        self._environments.complete(environment, token)
-        self._remove_surplus()
 
     def _remove_begun(self, environment: str) -> None:
         """Remove a volume that is not complete, with what another run had begun in it when the engine was lost."""

@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from functools import partial
 
 from mlbuffet.errors import RunNotFoundError
 from trainer import runs
@@ -34,8 +33,7 @@ class Launcher:
             if run.state is State.RUNNING:
                 self._adopt(run)
         for station in self.stations:
-            is_wanted = partial(self._is_wanted, address=station.address)
-            arguments = self._around.leaving, is_wanted, self._store.wake
+            arguments = self._around.leaving, self._is_wanted, self._store.wake
             threading.Thread(target=station.watch, args=arguments, name=station.address, daemon=True).start()
         threading.Thread(target=self._dispatch, name="launcher", daemon=True).start()
 
@@ -51,11 +49,10 @@ class Launcher:
         for thread in list(self._threads.values()):
             thread.join(max(0.0, ends_at - time.monotonic()))
 
-    def _is_wanted(self, run_id: str, address: str) -> bool:
-        """Tell whether what an engine has of a run is still needed there."""
+    def _is_wanted(self, run_id: str) -> bool:
+        """Tell whether what an engine has of a run may be needed; two addresses may lead to one engine."""
         with contextlib.suppress(RunNotFoundError):
-            run = self._store.get(run_id)
-            return run.state is State.RUNNING and run.engine == address
+            return self._store.get(run_id).state is State.RUNNING
         return False
 
     def _adopt(self, run: Run) -> None:

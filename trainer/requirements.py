@@ -4,6 +4,7 @@ An option in a requirements file could name another index, another file, or a pr
 """
 
 import re
+from collections.abc import Iterator
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -24,10 +25,16 @@ def check_requirements(data: bytes, *, urls: bool) -> None:
     except UnicodeDecodeError:
         msg = "the requirements are not UTF-8"
         raise InvalidRequirementsError(msg) from None
+    for number, wanted in wanted_lines(text):
+        _check_line(wanted, number, urls=urls)
+
+
+def wanted_lines(text: str) -> Iterator[tuple[int, str]]:
+    """What is asked for, each with the number of its line, without comments and empty lines."""
     for number, line in enumerate(text.splitlines(), 1):
         wanted = _COMMENT.sub("", line).strip()
         if wanted:
-            _check_line(wanted, number, urls=urls)
+            yield number, wanted
 
 
 def _check_line(wanted: str, number: int, *, urls: bool) -> None:
