@@ -56,11 +56,6 @@ def _reading(training: Training) -> Blueprint:
     routes = Blueprint("reading", __name__)
     followers = Followers(training.store)
 
-    @routes.get("/health/live")
-    def live() -> Response:
-        """Tell an inferrer that somebody is there, before it sends something that it sends once."""
-        return answer({"live": True})
-
     @routes.get("/api/v1/runs")
     def list_runs() -> Response:
         """List runs, the newest first."""

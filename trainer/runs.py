@@ -298,10 +298,8 @@ def fail(run: Run, reason: str, message: str, now: str) -> Run:
 def kill(run: Run, now: str) -> Run:
     """It was called off."""
     _check(run, State.SCHEDULED, State.RUNNING)
-    message = "somebody cancelled the run"
-    return replace(
-        run, state=State.KILLED, phase=None, reason=Reason.CANCELLED, message=message, cancelled=True, ended=now
-    )
+    run = replace(run, reason=Reason.CANCELLED, message="somebody cancelled the run", cancelled=True)
+    return replace(run, state=State.KILLED, phase=None, ended=now)
 
 
 def cancel(run: Run, now: str) -> Run:
