@@ -22,6 +22,14 @@ Parameter = str | int | float | bool
 
 _ID = re.compile(r"[0-9]{8}t[0-9]{6}-[0-9a-f]{8}")
 
+# What a client is told of a run, and of what was asked for, beside limits, inputs and resources.
+_SHOWN = (
+    *("run_id", "state", "phase", "reason", "message", "retryable", "attempts", "cancelled"),
+    *("created", "started", "training_started", "ended"),
+    *("image", "image_digest", "engine", "exit_code", "model_version"),
+)
+_SHOWN_OF_WISH = ("model", "parameters", "description", "activate", "retries", "who", "retry_of")
+
 
 class State(StrEnum):
     """Where a run is."""
@@ -188,32 +196,8 @@ class Run:
         wish, inputs = self.wish, asdict(self.inputs)
         for name in ("script", "requirements"):
             del inputs[name]["name"]
-        told = {
-            name: getattr(self, name)
-            for name in (
-                "run_id",
-                "state",
-                "phase",
-                "reason",
-                "message",
-                "retryable",
-                "created",
-                "started",
-                "training_started",
-                "ended",
-                "attempts",
-                "cancelled",
-                "image",
-                "image_digest",
-                "engine",
-                "exit_code",
-                "model_version",
-            )
-        }
-        asked = {
-            name: getattr(wish, name)
-            for name in ("model", "parameters", "description", "activate", "retries", "who", "retry_of")
-        }
+        told = {name: getattr(self, name) for name in _SHOWN}
+        asked = {name: getattr(wish, name) for name in _SHOWN_OF_WISH}
         return told | asked | {"limits": asdict(wish.limits), "inputs": inputs, "resources": asdict(self.resources)}
 
 
