@@ -19,7 +19,7 @@ from mlbuffet import Client, errors
 from mlbuffet.answers import Run
 from tests.harness.described import Document
 from tests.harness.onnx_models import constant
-from tests.harness.platform import ROOT, wait_until
+from tests.harness.platform import ROOT, free_port, wait_until
 from tests.process.test_up import Up, running_up
 
 COPY = """
@@ -147,8 +147,10 @@ def _commands(up: Up) -> list[str]:
 def test_t16_who_follows_goes_on_when_the_trainer_has_died(client: Client, up: Up) -> None:
     run = train(client, "lost.onnx", WAIT)
     pieces = client.run_logs(run["run_id"], follow=True)
-    while "waiting" not in next(pieces):
-        continue
+    text = ""
+    while "waiting" not in text:
+        text += next(pieces, "waiting, and ended")
+    assert "ended" not in text, (text, client.run(run["run_id"]), up.log[-3000:])
     os.kill(min(up.children("trainer")), signal.SIGKILL)
     assert "".join(pieces) is not None, "it ends by itself"
     lost = ended(client, run)
@@ -289,6 +291,7 @@ def _submitted(client: Client) -> Run:
 
 def test_nobody_elsewhere_is_let_in_without_isolation(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlbuffet.cli", "up", "--host", "0.0.0.0", "--allow-unisolated-training"]  # noqa: S104 - to be refused
+    command += ["--port", str(free_port()), "--grpc-port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///none"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from mlbuffet.layout import Platform, Training, child_settings
-from mlbuffet.local import _Service, copy_samples, make_trainer_key, readable
+from mlbuffet.local import _Service, copy_samples, import_services, make_trainer_key, readable
 from tests.harness.fresh import in_fresh_process
 from tests.harness.platform import SAMPLES
 
@@ -70,6 +70,17 @@ def test_a_trainer_gets_its_settings_and_shares_a_key_with_the_inferrer_alone(tm
     make_trainer_key(tmp_path)
     key = tmp_path / "trainer" / "key"
     assert (key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777, len(key.read_text())) == (0o600, 0o700, 43)
+
+
+def _imports_no_trainer() -> None:
+    import_services()
+    assert not {name for name in sys.modules if name.partition(".")[0] in {"trainer", "docker"}}
+    assert set(import_services(training=True)) == {"modelhost", "inferrer", "trainer"}
+    assert "docker" in sys.modules
+
+
+def test_where_training_is_off_nobody_pays_for_it() -> None:
+    in_fresh_process(_imports_no_trainer)
 
 
 def test_children_get_an_absolute_repository() -> None:
