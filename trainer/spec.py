@@ -29,7 +29,8 @@ CA_FILE = "index-ca.pem"
 SITE = f"{ENVIRONMENT}/site"
 
 _MIB = 1 << 20
-_KEPT_LOG = {"Type": "json-file", "Config": {"max-size": "64m", "max-file": "1"}}
+# The driver that keeps bytes as they are; `json-file` replaces what is no UTF-8.
+_KEPT_LOG = {"Type": "local", "Config": {"max-size": "64m", "max-file": "1", "compress": "false"}}
 _HELPER_BYTES, _HELPER_PIDS = 512 * _MIB, 64
 _OPEN_FILES = 4096
 _SHARED_BYTES = 64 * _MIB

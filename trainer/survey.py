@@ -68,6 +68,6 @@ def read_survey(printed: bytes, name: str, most_bytes: int) -> Survey:
         msg = f"{name!a} is a folder, a link or something else that is no file"
         raise TrainingError(Reason.NO_MODEL, msg)
     if size > most_bytes:
-        msg = f"the model has {size} bytes; at most {most_bytes} are taken"
+        msg = f"the model {name!a} has {size} bytes; at most {most_bytes} are taken"
         raise TrainingError(TooLargeError.code, msg)
     return Survey(path, min(int(data["metrics"]), METRICS_BYTES))

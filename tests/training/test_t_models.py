@@ -6,6 +6,7 @@ import pytest
 import requests
 
 from tests.harness import hostile_models
+from tests.harness.platform import wait_until
 from tests.training.asking import MODEL
 from tests.training.conftest import Trainer
 from tests.training.host import left_of
@@ -43,7 +44,7 @@ def test_t08_what_is_no_model_is_not_registered(trainer: Trainer, sent: dict[str
     assert f"{kind}.onnx" in run["message"] or run["reason"] == "INVALID_MODEL"
     assert f"{kind}.onnx" not in listed(trainer)
     assert not run["retryable"]
-    assert left_of(trainer.node, sent[kind]) == []
+    wait_until(lambda: left_of(trainer.node, sent[kind]) == [], 30, "nothing of it")
 
 
 HOSTILE: dict[str, bytes | Callable[[], dict[str, bytes]]] = {

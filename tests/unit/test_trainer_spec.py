@@ -39,7 +39,7 @@ HELD = {
     "Ulimits": [{"Name": "nofile", "Soft": 4096, "Hard": 4096}, {"Name": "core", "Soft": 0, "Hard": 0}],
     "RestartPolicy": {"Name": "no"},
     "AutoRemove": False,
-    "LogConfig": {"Type": "json-file", "Config": {"max-size": "64m", "max-file": "1"}},
+    "LogConfig": {"Type": "local", "Config": {"max-size": "64m", "max-file": "1", "compress": "false"}},
 }
 
 
