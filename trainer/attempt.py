@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _USAGE_S = 0.5
+_KEEP_S = 5.0
 _DRAIN_S = 10.0
 _PAUSE_S = 2.0
 _START_TAKES_S = 2.0  # at most, in a healthy engine: the script has had its time whenever it was counted from
@@ -63,7 +64,8 @@ class Attempt:
         self._free_slot = free_slot
         self._folder = around.store.folder(run_id)
         self._output = Output(self._folder.log, self._folder.metrics, around.settings.log_bytes)
-        self._most = Usage()
+        known = self._run.resources
+        self._most = Usage(known.max_memory_bytes, known.cpu_s)
         self._reading = threading.Lock()
         self._reader: object = None  # who reads the script's output now
 
@@ -213,7 +215,7 @@ class Attempt:
     def _watch(self, run: Run, left_s: float) -> tuple[Seen, bool]:
         """Wait for the script's end; tells whether its time was over."""
         ends_at = time.monotonic() + left_s
-        asked_at = 0.0
+        asked_at = kept_at = 0.0
         late = False
         while (seen := self._engine.look(run)).state == "running":
             moment = time.monotonic()
@@ -223,6 +225,9 @@ class Attempt:
             elif moment > asked_at + _USAGE_S:
                 asked_at = moment
                 self._note(self._engine.usage(run))
+                if moment > kept_at + _KEEP_S:
+                    kept_at = moment
+                    self._move(lambda run: replace(run, resources=self._resources()))
             time.sleep(_POLL_S)
         if seen.out_of_memory:
             self._note(Usage(run.wish.limits.memory_bytes))

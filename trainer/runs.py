@@ -242,6 +242,7 @@ def begin(run: Run, engine: str, now: str) -> Run:
         reason=None,
         message=None,
         exit_code=None,
+        resources=Resources(),
         attempts=run.attempts + 1,
     )
 

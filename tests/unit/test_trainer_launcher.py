@@ -315,6 +315,7 @@ def test_a_trainer_that_starts_again_goes_on(bench: Bench) -> None:
     bench.wait(registering, Phase.REGISTERING)
     extra, waiting = bench.submit(), bench.submit()
     bench.training_now(extra)
+    wait_until(lambda: bench.store.get(training).resources.max_memory_bytes, 30, "what it takes")
     bench.launcher.leave(5)
     assert bench.store.get(waiting).state is State.SCHEDULED
     bench.start()
@@ -326,6 +327,7 @@ def test_a_trainer_that_starts_again_goes_on(bench: Bench) -> None:
         assert bench.wait(run_id, State.FINISHED, State.FAILED).state is State.FINISHED
     assert sorted(bench.shelf.taken) == sorted([registering, training, extra, waiting])
     assert len(bench.engine.began) == 4
+    assert bench.store.get(training).resources.max_memory_bytes == 5
     assert bench.store.folder(training).log.read_bytes().count(b"hello") == 1, "what was printed is there once"
 
 
