@@ -18,11 +18,12 @@ ENGINES = "TRAINER_ENGINES"  # the trainer's setting: each engine with its slots
 SERVICES = {
     "modelhost": "modelhost",
     "mirror": "modelhost",
+    "trainer": "trainer",
     "inferrer": "inferrer",
     "metrics": "metrics",
     "edge": "edge",
 }
-IMAGES = ("inferrer", "modelhost", "metrics", "edge")
+IMAGES = ("inferrer", "modelhost", "trainer", "metrics", "edge")
 SCALED = ("inferrer", "modelhost")
 ENGINE = "engine"  # the role of who commands engines, which their own authority signs
 # Which services have each role's certificate.

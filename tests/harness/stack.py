@@ -42,6 +42,7 @@ class Stack:
         """What must be nowhere but in secrets: in each a piece that is nobody else's."""
         held = [(service, path) for service in ("inferrer", "modelhost", "metrics") for path in ("tls/key.pem",)]
         held += [("inferrer", "key_hash"), ("metrics", "metrics_api_key")]
+        held += [("trainer", path) for path in ("tls/key.pem", "engine/key.pem", "trainer_api_key")]
         texts = []
         for service, path in held:
             container = self.lab.first.containers(service)[0]

@@ -102,9 +102,11 @@ def test_what_an_image_holds(lab: Lab) -> None:
     listing = "import importlib.metadata as m, json; print(json.dumps(sorted(d.name for d in m.distributions())))"
     node = lab.first
     found = {}
-    for service in ("inferrer", "modelhost"):
+    for service in ("inferrer", "modelhost", "trainer"):
         command = ("python3", "-c", listing)
         found[service] = set(json.loads(node.docker("run", "--rm", *HARDENED, f"mlbuffet/{service}:{TAG}", *command)))
-    assert "pip" not in found["inferrer"] | found["modelhost"]
+    assert "pip" not in found["inferrer"] | found["modelhost"] | found["trainer"]
+    assert not {"docker", "requests"} & (found["inferrer"] | found["modelhost"])
+    assert not {"onnxruntime", "numpy", "grpcio", "gunicorn"} & found["trainer"]
     assert not {"onnxruntime", "numpy", "pillow"} & found["inferrer"]
     assert not {"grpcio", "gunicorn"} & found["modelhost"]

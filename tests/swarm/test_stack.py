@@ -19,7 +19,7 @@ from tests.harness.platform import wait_until
 from tests.harness.stack import Stack
 from tests.harness.swarm import ADDRESSES
 
-SERVICES = ("edge", "inferrer", "modelhost", "mirror", "metrics")
+SERVICES = ("edge", "inferrer", "modelhost", "mirror", "trainer", "metrics")
 TRIES = 5  # of which one is to be within the limit: a machine may have other things to do
 LIMIT_S = 5.0
 ENGINE = 2376
@@ -135,7 +135,7 @@ def test_prometheus_is_behind_a_password_and_scrapes(stack: Stack) -> None:
     assert requests.get(f"{url}/api/v1/targets", auth=("admin", "guess"), timeout=5).status_code == 401
     auth = stack.metrics_user
 
-    wanted = Counter(inferrer=2, modelhost=2, mirror=1, prometheus=1)
+    wanted = Counter(inferrer=2, modelhost=2, mirror=1, trainer=1, prometheus=1)
 
     def scraped() -> bool:
         targets = requests.get(f"{url}/api/v1/targets", auth=auth, timeout=5).json()["data"]["activeTargets"]

@@ -22,7 +22,7 @@ QUICK = {"UPDATE_DELAY": "8s"}
 
 def tag_anew(lab: Lab, tag: str, **instead: str) -> None:
     """Give the services' images another tag on the nodes that need them; `instead` names other images for some."""
-    for node, services in ((lab.first, ("inferrer", "modelhost", "metrics")), (lab.second, ("modelhost",))):
+    for node, services in ((lab.first, ("inferrer", "modelhost", "trainer", "metrics")), (lab.second, ("modelhost",))):
         for service in services:
             node.docker("tag", instead.get(service, f"mlbuffet/{service}:{TAG}"), f"mlbuffet/{service}:{tag}")
 

@@ -243,6 +243,14 @@ def test_an_update_of_which_a_part_does_not_come_leaves_nothing_behind(engine: M
     assert "metrics" not in " ".join(" ".join(command) for command in engine.changes)
 
 
+def test_the_trainer_keeps_its_engines_until_others_are_given(engine: Memory, deployed: Deployment) -> None:
+    engine.services["mlbuffet_trainer"]["env"] = ["TRAINER_FOLDER=/x", "TRAINER_ENGINES=tcp://a:2376=2"]
+    deployed.up([Path("deploy/stack.yaml")], "1", engines=None, edge=False)
+    assert engine.filled_in["MLBUFFET_ENGINES"] == "tcp://a:2376=2"
+    deployed.up([Path("deploy/stack.yaml")], "1", engines="", edge=False)
+    assert engine.filled_in["MLBUFFET_ENGINES"] == ""
+
+
 def test_a_repository_in_use_is_not_written_over(engine: Memory, deployed: Deployment, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="scale inferrer=0 comes first"):
         deployed.restore(tmp_path / "copy.tar")

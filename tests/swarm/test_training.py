@@ -1,0 +1,142 @@
+"""Training on the deployed stack: through the edge, on the engines of both nodes, beside predictions, whatever ends."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.harness.platform import ROOT, wait_until
+from tests.harness.stack import Stack
+from tests.harness.steady_load import Order, Result, SteadyLoad
+from tests.harness.swarm import run
+from tests.training.asking import OVER, Asking
+from tests.training.host import left_of
+
+SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
+SLOW = b"""
+import os, shutil, time
+time.sleep(4)
+shutil.copy(os.environ["MLBUFFET_DATASET"], os.environ["MLBUFFET_MODEL_PATH"])
+"""
+RATE = 1500.0  # about 70 % of what the stack answers on two cores
+FLOOR_S = 0.05  # below it a 99th percentile says more of the machine than of what runs beside
+MB = 1 << 20
+WORST: list[tuple[str, dict[str, Any]]] = [
+    ("hog.py", {}),
+    ("many.py", {"kind": "bomb"}),
+    ("fill.py", {}),
+    ("flood.py", {"kind": "much", "parameters": {"megabytes": 1000}}),
+]
+
+
+@pytest.fixture(scope="module")
+def asking(stack: Stack) -> Iterator[Asking]:
+    """A client of the stack, whose trainer has two slots on each node."""
+    stack.lab.deploy("up", "--engines", ",".join(f"{engine}=2" for engine in stack.lab.engines))
+    client = Asking(stack.url, stack.headers)
+    wait_until(lambda: client.send(b"", model="nothing.onnx").status_code == 202, 60, "a run being taken")
+    wait_until(lambda: _has_ended(client), 60, "the end of the run")
+    yield client
+    stack.lab.deploy("up", "--engines", "")
+
+
+def _has_ended(asking: Asking) -> bool:
+    """Tell whether nothing runs: the next one goes to the first node, which alone has a way to the package index."""
+    return {run["state"] for run in asking.get("runs").json()["runs"]} <= OVER
+
+
+def _left(stack: Stack, run_id: str) -> list[str]:
+    """What there is of a run on either node."""
+    return [item for node in stack.lab.nodes for item in left_of(node, run_id)]
+
+
+def test_a_model_is_trained_and_answers(stack: Stack, asking: Asking) -> None:
+    """The sample script on its wines, by curl, with what it requires from the package index."""
+    files = {"script": "train.py", "requirements": "requirements.txt", "dataset": "wine.csv"}
+    forms = [word for name, file in files.items() for word in ("-F", f"{name}=@models/training/{file}")]
+    key = ("-H", f"Authorization: Bearer {stack.key}")
+    sent = json.loads(run("curl", "-sS", f"{stack.url}/api/v1/train/wines.onnx", *key, *forms, cwd=ROOT))
+    ended = asking.ended(sent["run_id"], 300)
+    assert (ended["state"], ended["model_version"]) == ("FINISHED", 1), asking.printed(sent["run_id"])
+    row = (ROOT / "models/training/wine.csv").read_text().splitlines()[1].split(",")
+    assert stack.predict("wines.onnx", [float(value) for value in row[:-1]]).json()["values"][0] == int(row[-1])
+    assert asking.get("models/wines.onnx").json()["run"]["run_id"] == sent["run_id"]
+
+
+# What becomes of asking an engine, by the certificate in a folder.
+ASK = """
+import http.client, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+context.load_cert_chain(f"/run/secrets/{sys.argv[2]}/cert.pem", f"/run/secrets/{sys.argv[2]}/key.pem")
+connection = http.client.HTTPSConnection(sys.argv[1], 2376, timeout=10, context=context)
+try:
+    connection.request("GET", "/version")
+    print(connection.getresponse().status)
+except (OSError, http.client.HTTPException) as error:
+    print(type(error).__name__)
+"""
+
+
+def test_d10_an_engine_takes_the_trainer_and_no_other_service(stack: Stack) -> None:
+    first = stack.lab.first
+    for engine in stack.lab.engines:
+        host = engine.removeprefix("tcp://").partition(":")[0]
+        asked = {}
+        for service, folder in (("trainer", "engine"), ("trainer", "tls"), ("modelhost", "tls"), ("inferrer", "tls")):
+            (container, *_) = first.containers(service)
+            asked[service, folder] = first.docker("exec", container, "python3", "-c", ASK, host, folder)
+        assert asked.pop(("trainer", "engine")) == "200"
+        assert not set(asked.values()).intersection({"200"}), asked
+
+
+def test_both_nodes_carry_out_runs(stack: Stack, asking: Asking) -> None:
+    sent = [asking.submit(SLOW, model=f"node-{number}.onnx") for number in range(5)]
+    ended = [asking.ended(run_id) for run_id in sent]
+    assert {item["state"] for item in ended} == {"FINISHED"}, ended
+    assert {item["engine"] for item in ended} == set(stack.lab.engines)
+    for run_id in sent:
+        wait_until(lambda run_id=run_id: not _left(stack, run_id), 30, "nothing of it")  # type: ignore[misc]
+
+
+def test_a_trainer_that_is_lost_is_replaced_and_goes_on(stack: Stack, asking: Asking) -> None:
+    """One run of which the script runs, and one that waits: each has one end and one version."""
+    sent = {f"lost-{number}.onnx": asking.submit(SLOW, model=f"lost-{number}.onnx") for number in range(5)}
+    for run_id in list(sent.values())[:4]:
+        asking.training(run_id)
+    (before,) = stack.lab.first.containers("trainer")
+    stack.lab.first.docker("kill", before)
+    wait_until(lambda: stack.lab.first.containers("trainer") not in ([], [before]), 60, "another trainer")
+    for name, run_id in sent.items():
+        ended = asking.ended(run_id)
+        assert (ended["state"], ended["model_version"]) == ("FINISHED", 1), ended
+        assert len(asking.get(f"models/{name}").json()["versions"]) == 1
+        wait_until(lambda run_id=run_id: not _left(stack, run_id), 30, "nothing of it")  # type: ignore[misc]
+
+
+def load(stack: Stack) -> SteadyLoad:
+    """Predictions through the edge."""
+    headers = tuple(f"{name}: {value}" for name, value in stack.headers.items())
+    path, body = "/api/v1/models/iris.onnx/prediction", json.dumps({"values": [2, 5, 1, 4]})
+    least = int(RATE * (60 if SOAK else 8))
+    return SteadyLoad(Order(stack.lab.first.address, 80, path, body, RATE, headers, least=least))
+
+
+def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking: Asking) -> None:
+    """None fails, and the slowest hundredth takes at most half as long again as alone."""
+    with load(stack) as alone:
+        pass
+    with load(stack) as beside:
+        seconds = 60 if SOAK else 8
+        sent = [
+            asking.submit(script, timeout_s=seconds, cpus=0.5, memory_bytes=256 * MB, **fields)
+            for script, fields in WORST
+        ]
+        assert {asking.ended(run_id, 300)["state"] for run_id in sent} == {"FAILED"}
+    results: dict[str, Result] = {"alone": alone.result, "beside four": beside.result}
+    for name, result in results.items():
+        print(f"predictions {name}: {result}")  # noqa: T201 - a figure
+    assert beside.result.failures == {}
+    assert beside.result.p99_s <= max(1.5 * alone.result.p99_s, FLOOR_S)
