@@ -1,7 +1,5 @@
 """Runs as people send them (ACCEPTANCE T01, T19 to T21): from a script to predictions, and all that can be asked."""
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -9,11 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
-from sklearn.datasets import load_wine
 
-from tests.harness.platform import wait_until
+from tests.harness.platform import SAMPLES, wait_until
 from tests.harness.swarm import Lab
 from tests.training.asking import Asking
 from tests.training.conftest import Trainer, running_trainer
@@ -30,52 +26,55 @@ COPIES = b"""
 import os, shutil
 shutil.copy(os.environ["MLBUFFET_DATASET"], os.environ["MLBUFFET_MODEL_PATH"])
 """
+MEASURES = (
+    COPIES
+    + b"""
+for step, loss in ((1, 0.5), (2, 0.25)):
+    print(f"mlbuffet: metric loss={loss} step={step}")
+with open(os.environ["MLBUFFET_METRICS_PATH"], "w") as file:
+    file.write('{"name": "rmse", "value": 3}')
+"""
+)
 SECOND_S = 3
 BUSY = 5  # how many times as slow a machine may be that does other things meanwhile
-
-
-@pytest.fixture(scope="module")
-def wine() -> bytes:
-    """The wine recognition data, thirteen measurements and a cultivar to a line."""
-    text = io.StringIO()
-    data = load_wine()
-    writer = csv.writer(text)
-    writer.writerow([*data.feature_names, "class"])
-    writer.writerows([*values, kind] for values, kind in zip(data.data, data.target, strict=True))
-    return text.getvalue().encode()
 
 
 def _seconds(run: dict[str, Any], began: str, ended: str) -> float:
     return (datetime.fromisoformat(run[ended]) - datetime.fromisoformat(run[began])).total_seconds()
 
 
-def test_t01_from_a_script_to_a_prediction(trainer: Trainer, wine: bytes) -> None:
-    """With scikit-learn and skl2onnx from the package index; a second time they are there already."""
+def test_t01_from_a_script_to_a_prediction(trainer: Trainer) -> None:
+    """The README's script, with packages from the index; a second time they are there already."""
     asking = trainer.asking
-    packages = b"scikit-learn\nskl2onnx\n"
-    parameters = {"iterations": 300}
+    sample = SAMPLES / "training"
+    files = {"requirements": (sample / "requirements.txt").read_bytes(), "dataset": (sample / "wine.csv").read_bytes()}
+    script = (sample / "train.py").read_bytes()
+    wishes: list[dict[str, Any]] = [{}, {"description": "Which cultivar", "memory_bytes": 1 << 29}]
     first, second = (
-        asking.ended(
-            asking.submit(
-                "wine.py", model="cultivar.onnx", dataset=wine, requirements=packages, parameters=parameters, **more
-            ),
-            600,
-        )
-        for more in ({}, {"description": "Which cultivar", "memory_bytes": 1 << 29})
+        asking.ended(asking.submit(script, model="cultivar.onnx", parameters={"iterations": 300}, **files, **wish), 600)
+        for wish in wishes
     )
     assert first["state"] == "FINISHED", trainer.asking.printed(first["run_id"]).decode()
     assert (second["state"], second["model_version"]) == ("FINISHED", 1), "the same bytes are the same version"
     assert _seconds(second, "created", "training_started") < SECOND_S * BUSY
-    answered = trainer.platform.predict(
-        "cultivar.onnx", [14.2, 1.7, 2.4, 15.6, 127, 2.8, 3.1, 0.28, 2.3, 5.6, 1.0, 3.9, 1065]
-    )
-    assert answered.json()["values"] == [0]
-    metrics = asking.get(f"runs/{first['run_id']}/metrics").json()["metrics"]
-    assert [(item["name"], item["step"]) for item in metrics] == [("accuracy", 1), ("classes", None)]
-    assert metrics[0]["value"] > 0.95
+    measured = [14.2, 1.7, 2.4, 15.6, 127, 2.8, 3.1, 0.28, 2.3, 5.6, 1.0, 3.9, 1065]
+    assert trainer.platform.predict("cultivar.onnx", measured).json()["values"] == [0]
+    (accuracy,) = asking.get(f"runs/{first['run_id']}/metrics").json()["metrics"]
+    assert (accuracy["name"], accuracy["value"] > 0.95) == ("accuracy", True)
     assert first["resources"]["cpu_s"] > 0
     assert first["image_digest"].startswith("sha256:")
     wait_until(lambda: not left_of(trainer.node, second["run_id"]), 30, "nothing of it")
+
+
+def test_metrics_are_printed_or_written(trainer: Trainer) -> None:
+    asking = trainer.asking
+    run_id = asking.submit(MEASURES, model="measured.onnx")
+    assert asking.ended(run_id)["state"] == "FINISHED"
+    assert asking.get(f"runs/{run_id}/metrics").json()["metrics"] == [
+        {"name": "loss", "value": 0.5, "step": 1},
+        {"name": "loss", "value": 0.25, "step": 2},
+        {"name": "rmse", "value": 3.0, "step": None},
+    ]
 
 
 def _events(asking: Asking, run_id: str, last: int = 0) -> Iterator[tuple[str, int, Any]]:
