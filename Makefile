@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8002
+PROCESSES ?= 2
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 GRPC_PORT ?= 8001
 .DEFAULT_GOAL := help
@@ -29,8 +30,8 @@ $(VENV)/dev: locks/dev.txt pyproject.toml | $(VENV)/python
 run: $(VENV)/local ## Run the platform with the sample models on 127.0.0.1:8002, or PORT=… GRPC_PORT=…
 	$(BIN)/mlbuffet up --port $(PORT) --grpc-port $(GRPC_PORT) --repository repository --samples models
 
-test: $(VENV)/dev ## Run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/dev ## Run all tests, two files side by side, or PROCESSES=…, 0 for one after the other
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-swarm: $(VENV)/dev ## Run the tests on Docker engines and a Swarm of two nodes, made on this machine (root, Debian)
 	$(BIN)/python -m pytest tests/training tests/swarm

@@ -1,12 +1,13 @@
 """Fixtures that several kinds of tests share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.harness.alone import turn
 from tests.harness.platform import RunningPlatform, running_platform
 from tests.harness.swarm import Lab, missing
 
@@ -14,6 +15,25 @@ from tests.harness.swarm import Lab, missing
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("many", deadline=None, max_examples=10_000)
 settings.load_profile("many" if os.environ.get("MLBUFFET_SOAK") == "1" else "same")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put those that run alone last: so nobody waits for them but each other."""
+    items.sort(key=_is_alone)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep other processes' tests away from one that runs alone, its fixtures included."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with turn(alone=_is_alone(item)):
+        return (yield)
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 @pytest.fixture(scope="session")

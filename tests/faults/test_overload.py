@@ -14,6 +14,7 @@ from tests.harness.open_load import Order, percentile_s, send
 from tests.harness.platform import RunningPlatform
 from tests.harness.zoo import zoo_platform
 
+pytestmark = pytest.mark.alone
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 OVERLOAD_S = 60 if SOAK else 5
 HOSTS = ("modelhost-1", "modelhost-2")

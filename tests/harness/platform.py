@@ -1,7 +1,9 @@
 """The real platform as real processes, started and stopped by a test; each service can be killed and started again."""
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,11 +27,16 @@ _TRIES = 60
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on now.
+
+    Not one of those that the kernel gives to connections: one that is stopped and started again finds its port free.
+    By true chance: Hypothesis seeds `random` alike in each process that runs tests.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(check: Callable[[], T], timeout_s: float = 15, what: str | Callable[[], str] = "the condition") -> T:
@@ -92,15 +99,12 @@ class RunningPlatform:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop everything."""
+        """End everything at once: how services end when they are asked to is for tests of that."""
         for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        for process in self.processes.values():
+            process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
@@ -111,7 +115,7 @@ class RunningPlatform:
         with self.log_file(name).open("ab") as log:
             process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", service],
-                env={**os.environ, **self.settings[name], **wanted},
+                env={**os.environ, "TMPDIR": str(self.folder), **self.settings[name], **wanted},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -13,6 +13,7 @@ from tests.harness.load import Load
 from tests.harness.platform import RunningPlatform, running_platform, wait_until
 from tests.harness.zoo import sine, zoo_platform
 
+pytestmark = pytest.mark.alone
 IRIS = b'{"values": [2, 5, 1, 4]}'
 SINE = b'{"values": [[0.1, 0.2, 0.3, 0.4]]}'
 

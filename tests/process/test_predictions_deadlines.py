@@ -11,6 +11,7 @@ from tests.harness.onnx_models import slow
 from tests.harness.platform import RunningPlatform, wait_until
 from tests.harness.zoo import matrix, zoo_platform
 
+pytestmark = pytest.mark.alone
 STEPS_OF_SECONDS = 3_000_000  # more than two seconds of small kernels
 SIZE_OF_SECONDS = 6000  # a product of matrices that takes seconds in one kernel
 

@@ -13,6 +13,7 @@ from tests.harness.platform import RunningPlatform, wait_until
 from tests.harness.raw_http import message
 from tests.harness.zoo import zoo_platform
 
+pytestmark = pytest.mark.alone
 STEPS_OF_A_SECOND = 1_000_000
 
 

@@ -140,26 +140,28 @@ def test_s02_whatever_is_sent_is_no_key(sent: bytes) -> None:
 @pytest.mark.parametrize(
     ("authorization", "api_key", "found"),
     [
-        (b"Bearer " + RAW, None, True),
-        (b"bearer   " + RAW, None, True),
-        (b"BEARER " + RAW, RAW, True),
-        (None, RAW, True),
-        (b"Bearer " + RAW, b"other", False),
-        (b"Bearer other", RAW, False),
-        (b"", RAW, False),
-        (b"Basic " + RAW, RAW, False),
-        (b"Basic " + RAW, None, False),
-        (RAW, None, False),
+        (b"Bearer KEY", None, True),
+        (b"bearer   KEY", None, True),
+        (b"BEARER KEY", b"KEY", True),
+        (None, b"KEY", True),
+        (b"Bearer KEY", b"other", False),
+        (b"Bearer other", b"KEY", False),
+        (b"", b"KEY", False),
+        (b"Basic KEY", b"KEY", False),
+        (b"Basic KEY", None, False),
+        (b"KEY", None, False),
         (b"Bearer", None, False),
-        (b"Bearer\t" + RAW, None, False),
-        (b"Bearer " + RAW + b",Bearer " + RAW, None, False),
-        (b"Bearer " + RAW + b" " + RAW, None, False),
-        (None, RAW + b"," + RAW, False),
+        (b"Bearer\tKEY", None, False),
+        (b"Bearer KEY,Bearer KEY", None, False),
+        (b"Bearer KEY KEY", None, False),
+        (None, b"KEY,KEY", False),
         (None, None, False),
     ],
 )
 def test_where_a_key_is_looked_for(authorization: bytes | None, api_key: bytes | None, *, found: bool) -> None:
-    text = sent_key(authorization, api_key)
+    """The key is put in only here: it is another one in each process, and tests have the same names in all."""
+    filled = [value and value.replace(b"KEY", RAW) for value in (authorization, api_key)]
+    text = sent_key(*filled)
     assert (text is not None and find_key({KEY.id: KEY}, text, HASHING) is KEY) is found
 
 
