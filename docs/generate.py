@@ -95,7 +95,16 @@ INFERRER = {
     ),
     "keep_alive_s": "Seconds that a connection without a request is kept.",
     "sweep_s": "Seconds between two looks for what dead processes left in the repository, and the least age of that.",
-    "slow_s": "Seconds above which a request that succeeded is logged too, as `slow request`.",
+    "slow_s": "Seconds above which a request that succeeded is logged too, as `slow request`; 0: never.",
+    "access_log": "Whether each request is logged, as `request`, not only what failed, changed something or was slow.",
+    "traces_endpoint": (
+        "Collector of [traces](architecture.md#traces), `http(s)://host:port`, which is sent OTLP over HTTP at "
+        "`/v1/traces`. Empty: nothing is recorded, and a client's `traceparent` still passed on."
+    ),
+    "traces_share": (
+        "Share of the requests that are recorded, of those that come without a `traceparent`; one that comes with it "
+        "is recorded if it says so. From 0 to 1."
+    ),
     "lane": "Whether JSON predictions are answered on the event loop, ahead of Flask. Off: same answers, slower.",
     "cache_bytes": (
         "Memory that each process may take for answers that are given again, for models that ask for it "
@@ -148,6 +157,8 @@ MODELHOST = {
         "Seconds that predictions under way get when the modelhost is stopped. What is not done then is sent once more "
         "to another one."
     ),
+    "slow_s": "Seconds above which a request that succeeded is logged, with how long each step took; 0: never.",
+    "traces_endpoint": "As for the inferrer, which decides what is recorded.",
     "log_level": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
 }
 

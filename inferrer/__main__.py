@@ -6,13 +6,12 @@ import shutil
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from prometheus_client import values
-from prometheus_client.multiprocess import mark_process_dead
 
 from inferrer.rpc.port import hold
 from inferrer.settings import InferrerSettings, open_keys, read_inferrer_settings
@@ -61,7 +60,6 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "graceful_timeout": math.ceil(settings.drain_notice_s + settings.drain_s) + 2,
             "logger_class": RootLogger,
             "control_socket_disable": True,
-            "child_exit": _forget_metrics,
             "post_fork": self._release,
         }
         for name, value in values.items():
@@ -79,11 +77,6 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
     def load(self) -> InferrerSettings:
         """What a worker gets; it builds the application itself, on its loop."""
         return self._settings
-
-
-def _forget_metrics(_: object, worker: object) -> None:
-    """A dead worker's gauges go, its counters stay."""
-    mark_process_dead(worker.pid)  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _hold_grpc_port(settings: InferrerSettings) -> socket.socket | None:
@@ -111,8 +104,6 @@ def main() -> None:
     configure_logs("inferrer", settings.log_level)
     held = _hold_grpc_port(settings)
     folder = settings.metrics_folder or Path(tempfile.mkdtemp(prefix="mlbuffet-metrics-"))
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # it was imported without the variable
     preload()
     if settings.grpc_port:  # to import it begins no thread, which a fork would lose
         import inferrer.rpc.server  # noqa: F401, PLC0415
@@ -120,7 +111,7 @@ def main() -> None:
     settle_memory()  # what is here now stays shared with the workers
     arbiter = os.getpid()
     try:
-        InferrerApplication(settings, held).run()
+        InferrerApplication(replace(settings, metrics_folder=folder), held).run()
     finally:
         ignore_signals()
         if settings.metrics_folder is None and os.getpid() == arbiter:  # a worker that ends comes by here too

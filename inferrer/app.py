@@ -1,11 +1,13 @@
 """The composition root of one inferrer process: settings in, WSGI application and lane out."""
 
+import asyncio
 import contextlib
 import logging
 import socket
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry
@@ -17,6 +19,7 @@ from inferrer.dataplane import DataPlane
 from inferrer.gate import Caller, Gate, Place
 from inferrer.keyring import FOLLOW_S, KeyRing
 from inferrer.lane import PredictionLane
+from inferrer.outcomes import Outcomes
 from inferrer.repository import Repository
 from inferrer.routes.bodies import compressed
 from inferrer.routes.docs import documentation_routes
@@ -30,24 +33,30 @@ from inferrer.routes.predictions import prediction_routes
 from inferrer.routes.training import training_routes
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings, open_keys
-from inferrer.telemetry import BalancingCounts
+from inferrer.telemetry import InferrerMetrics
 from inferrer.trainer import Trainer
+from inferrer.volume import VolumeMetrics
 from mlbuffet.certificates import tls_context
+from mlbuffet.chassis.context import FIELD, Contexts, current_context
+from mlbuffet.chassis.expiry import Expiry
 from mlbuffet.chassis.hosts import HostPolicy
+from mlbuffet.chassis.http import HttpServer
+from mlbuffet.chassis.tally import Tally
 from mlbuffet.chassis.telemetry import RequestCounts, exposition
-from mlbuffet.chassis.web import health_routes, log_slow, make_app, request_id, route
+from mlbuffet.chassis.web import health_routes, make_app, request_id, route, seconds_since_begun
 from mlbuffet.errors import MLBuffetError, ModelBusyError, StorageUnavailableError
 from mlbuffet.index import Index
+
+if TYPE_CHECKING:
+    from mlbuffet.chassis.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
 _FIRST_ERROR = 400
+_PATIENCE_S = 5.0
+_UPLOAD = ("PUT", "/api/v1/models/<name>")
 _ADOPTION_S = 60.0
 _LOOKUP_S = 1.0  # between two looks for the proxies
-
-
-def _begin() -> None:
-    g.began_at = time.monotonic()
 
 
 class Inferrer:
@@ -69,9 +78,19 @@ class Inferrer:
         keys = KeyRing(open_keys(settings), settings.trainer_key)
         trainer = Trainer(settings.trainer, settings.tls_folder, dataplane.loop, max(settings.threads // 4, 1))
         self.services = Services(settings, repository, index, dataplane, controlplane, keys, trainer)
-        self.counts = RequestCounts(registry)
-        self._balancing = BalancingCounts(registry, dataplane)
-        self.lane = PredictionLane(dataplane, self.counts, settings)
+        registry.register(VolumeMetrics(repository.root))
+        registry.register(Expiry(settings.tls_folder))
+        tally = Tally(settings.metrics_folder)
+        counts = RequestCounts(registry, tally, lambda model: model in index.models())
+        self.metrics = InferrerMetrics(registry, tally, dataplane, index)
+        self.outcomes = Outcomes(
+            counts,
+            Contexts(_tracer(settings)),
+            self.metrics.steps,
+            slow_s=settings.slow_s,
+            access_log=settings.access_log,
+        )
+        self.lane = PredictionLane(dataplane, self.outcomes, settings)
         self.app = self._make_flask(registry)
         hosts = HostPolicy(settings.hosts, settings.origins)
         self._proxies = Proxies(settings.trusted_proxies)
@@ -86,7 +105,7 @@ class Inferrer:
         services = self.services
 
         def metrics() -> bytes:
-            self.flush()
+            asyncio.run_coroutine_threadsafe(self._bring_up_to_date(), services.dataplane.loop).result(_PATIENCE_S)
             return exposition(registry)
 
         app = make_app(
@@ -102,7 +121,7 @@ class Inferrer:
             documentation_routes(services),
             health_routes(lambda: services.ready, metrics),
         )
-        app.before_request(_begin)
+        app.before_request(self._begin)
         app.after_request(self._count)
         app.after_request(self._record)
         app.after_request(self._compress)
@@ -114,17 +133,33 @@ class Inferrer:
             return response
         return compressed(response, request.headers.get("Accept-Encoding", ""), self.settings.gzip_bytes)
 
+    def _begin(self) -> None:
+        """Take note of whose request it is, and how long it waited for this thread."""
+        given = request.headers.get(FIELD, "").encode("latin-1")
+        g.asked = self.outcomes.contexts.begin(request_id(), given)
+        current_context.set(g.asked.line)
+        g.waited_s = seconds_since_begun()
+
     def _count(self, response: Response) -> Response:
         """Count what Flask answered, on the loop's thread, where the lane counts too; tell of what took long."""
-        seconds = time.monotonic() - g.began_at
-        if seconds > self.settings.slow_s and response.status_code < _FIRST_ERROR:
-            log_slow(route(), seconds, request_id())
+        seconds, status = seconds_since_begun(), response.status_code
         name = (request.view_args or {}).get("name", "").partition(":")[0]
         model = name if name in self.services.index.models() else ""
-        method = request.method if request.url_rule else ""
-        self.services.dataplane.loop.call_soon_threadsafe(
-            self.counts.count, route(), method, response.status_code, model
-        )
+        if seconds > self.outcomes.recorded_s and status < _FIRST_ERROR:
+            self.outcomes.record(route(), status, seconds, model=model, wait_s=round(g.waited_s, 6))
+        self.outcomes.end(g.asked, route(), request.environ["mlbuffet.began_at"], status, model)
+        method, code = request.method if request.url_rule else "", g.get("error_code")
+        place, waited_s, size_bytes = route(), g.waited_s, g.get("uploaded_bytes")
+
+        def count() -> None:
+            self.outcomes.counts.count(place, method, status, model, seconds)
+            self.outcomes.steps.observe(waited_s, "wait")
+            if code is not None:
+                self.outcomes.counts.failures[code] += 1
+            if (method, place) == _UPLOAD:
+                self.metrics.uploaded(status, seconds, size_bytes or 0)
+
+        self.services.dataplane.loop.call_soon_threadsafe(count)
         return response
 
     def _record(self, response: Response) -> Response:
@@ -132,7 +167,8 @@ class Inferrer:
         environ, arguments = request.environ, request.view_args or {}
         place = Place(request.method, route(), arguments.get("name", ""), None)
         caller = Caller(environ["REMOTE_ADDR"], request.headers.get("X-Forwarded-For", ""), request_id())
-        self.gate.done(environ["mlbuffet.grant"], place, caller, response.status_code, g.get("subject", {}))
+        subject = g.get("subject", {}) | {"seconds": round(seconds_since_begun(), 6)}
+        self.gate.done(environ["mlbuffet.grant"], place, caller, response.status_code, subject)
         return response
 
     def _follow_keys(self) -> None:
@@ -148,10 +184,13 @@ class Inferrer:
                     self._proxies.found(name, [str(item[4][0]) for item in found])
             self._closed.wait(_LOOKUP_S)
 
-    def flush(self) -> None:
-        """Bring the counters up to date."""
-        self.counts.flush()
-        self._balancing.flush()
+    async def _bring_up_to_date(self) -> None:
+        """Measure on the loop, when another thread wants to show it."""
+        self.measure()
+
+    def measure(self, server: HttpServer | None = None) -> None:
+        """Bring up to date what is not counted as it happens."""
+        self.metrics.measure(server)
 
     def _look_after_repository(self) -> None:
         """Adopt what lies in the folder, then remove what dead processes left in it, again and again."""
@@ -181,5 +220,16 @@ class Inferrer:
     def close(self) -> None:
         """Drop the channels."""
         self._closed.set()
-        self.flush()
+        self.measure()
+        if self.outcomes.contexts.tracer is not None:
+            self.outcomes.contexts.tracer.close()
         self.services.dataplane.close()
+
+
+def _tracer(settings: InferrerSettings) -> "Tracer | None":
+    """What sends spans, where there is somebody to send to; only then is it imported."""
+    if not settings.traces_endpoint:
+        return None
+    from mlbuffet.chassis.tracing import Tracer  # noqa: PLC0415
+
+    return Tracer(settings.traces_endpoint, "inferrer", settings.traces_share)

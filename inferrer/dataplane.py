@@ -26,6 +26,7 @@ from inferrer.rooms import Rooms
 from inferrer.segments import Lease
 from inferrer.targets import Target, Targets
 from mlbuffet.channel import Codec, Kind, Payload
+from mlbuffet.chassis.context import current_context
 from mlbuffet.chassis.request import LARGE_BYTES
 from mlbuffet.errors import (
     BusyError,
@@ -40,6 +41,7 @@ from mlbuffet.index import Index
 
 log = logging.getLogger(__name__)
 
+Body = tuple[int, int, bytes | Lease]  # as in a Payload
 Done = Callable[[MLBuffetError | None, bytes, Call], None]
 Abandon = Callable[[Callable[[], None]], None]
 
@@ -89,8 +91,8 @@ class DataPlane:
 
     # On the event loop ----------------------------------------------------------------------------------------------
 
-    def start(self, ref: bytes, payload: tuple[int, int, bytes | Lease], timeout_s: float, done: Done) -> Call:
-        """Send a prediction; `done` is called once, later, with an error or the answer's body, and the call.
+    def start(self, ref: bytes, payload: Body, timeout_s: float, done: Done, context: bytes = b"") -> Call:
+        """Send a prediction of `context`; `done` is called once, later, with an error or the answer, and the call.
 
         Raises:
             MLBuffetError: it could not even be sent.
@@ -107,13 +109,11 @@ class DataPlane:
             payload = self._rooms.placed(payload, target)
         now = time.monotonic()
         call = Call(_PREDICT, target.key, payload, now + timeout_s, done)
-        call.ref, call.target = ref, target
+        call.ref, call.target, call.context = ref, target, context
         self._send(call, target.candidates, now, target.together)
         return call
 
-    def _repeat(
-        self, known: Known, target: Target, payload: tuple[int, int, bytes | Lease], timeout_s: float, done: Done
-    ) -> Call:
+    def _repeat(self, known: Known, target: Target, payload: Body, timeout_s: float, done: Done) -> Call:
         """Give a known answer again, a moment later, as any other."""
         call = Call(_PREDICT, target.key, payload, time.monotonic() + timeout_s, done)
         call.target, call.answer_split = target.repeated(), known.split
@@ -234,6 +234,7 @@ class DataPlane:
         """
         future: Future[tuple[bytes, int, Target]] = Future()
         started: list[Call] = []
+        context = current_context.get()
 
         def done(error: MLBuffetError | None, reply: bytes, call: Call) -> None:
             if error is not None:
@@ -243,7 +244,7 @@ class DataPlane:
 
         def start() -> None:
             try:
-                started.append(self.start(ref, payload, timeout_s, done))
+                started.append(self.start(ref, payload, timeout_s, done, context))
             except MLBuffetError as error:
                 future.set_exception(error)
 
@@ -265,6 +266,7 @@ class DataPlane:
     ) -> Future[dict[str, Any]]:
         """Ask a modelhost to do something, None for any ready one; the future has its answer or its MLBuffetError."""
         future: Future[dict[str, Any]] = Future()
+        context = current_context.get()
         body = orjson.dumps(arguments)
 
         def done(error: MLBuffetError | None, reply: bytes, _: Call) -> None:
@@ -280,6 +282,7 @@ class DataPlane:
         def start() -> None:
             now = time.monotonic()
             call = Call(Kind.CALL, operation.encode(), Payload(Codec.NONE, 0, body), now + timeout_s, done)
+            call.context = context
             try:
                 self._send(call, [replica] if replica else self.replicas.ready_for(operation), now)
             except MLBuffetError as error:

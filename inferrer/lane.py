@@ -7,10 +7,11 @@ Flask, whose routes give the same answer for everything; tests/contract holds th
 import asyncio
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from inferrer.dataplane import DataPlane
-from inferrer.replica import Call
+from inferrer.outcomes import Outcomes
+from inferrer.replica import MEASURED, Call
 from inferrer.segments import Lease
 from inferrer.settings import InferrerSettings
 from inferrer.targets import answer_lines
@@ -25,8 +26,8 @@ from inferrer.terms import (
 from mlbuffet.channel import Codec
 from mlbuffet.chassis.compression import coding_headers, compress, wanted_coding
 from mlbuffet.chassis.connection import HttpConnection
+from mlbuffet.chassis.context import FIELD, log_fields
 from mlbuffet.chassis.request import Request
-from mlbuffet.chassis.telemetry import RequestCounts
 from mlbuffet.chassis.web import (
     CLIENT_GONE,
     NoLane,
@@ -34,7 +35,6 @@ from mlbuffet.chassis.web import (
     header_lines,
     log_failure,
     log_gone,
-    log_slow,
 )
 from mlbuffet.errors import MLBuffetError
 
@@ -43,6 +43,7 @@ _V2, _V2_END = b"/v2/models/", b"/infer"
 _V1_ROUTE = "/api/v1/models/<name>/prediction"
 _V2_ROUTE, _V2_VERSION_ROUTE = "/v2/models/<name>/infer", "/v2/models/<name>/versions/<version>/infer"
 _METHODS = {b"GET": "GET", b"POST": "POST"}
+_TRACE = FIELD.encode()
 _TIMEOUT = TIMEOUT_HEADER.lower().encode()
 _HEADER_LENGTH = HEADER_LENGTH_HEADER.lower().encode()
 _NAME_BYTES = 80
@@ -64,11 +65,12 @@ class Ticket(NamedTuple):
 class PredictionLane(NoLane):
     """The lane of one inferrer process."""
 
-    def __init__(self, dataplane: DataPlane, counts: RequestCounts, settings: InferrerSettings) -> None:
+    def __init__(self, dataplane: DataPlane, outcomes: Outcomes, settings: InferrerSettings) -> None:
         self._dataplane = dataplane
-        self._counts = counts
+        self._outcomes = outcomes
+        self._counts = outcomes.counts
+        self._traced = outcomes.contexts.tracer is not None
         self._timeout_s = settings.timeout_s
-        self._slow_s = settings.slow_s
         self._long_bytes = settings.gzip_bytes or sys.maxsize
 
     def wants(self, request: Request) -> bool:
@@ -117,6 +119,7 @@ class PredictionLane(NoLane):
 
     def handle(self, request: Request, connection: HttpConnection) -> None:
         """Send the prediction; its answer is written when it comes."""
+        request.began_at = time.monotonic()
         ticket: Ticket = request.ticket
         pieces = request.body
         body = request.room
@@ -124,7 +127,12 @@ class PredictionLane(NoLane):
             body = pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
         try:
             payload = ticket.codec, ticket.split, body
-            call = self._dataplane.start(ticket.ref, payload, ticket.timeout_s, self._done)
+            if self._traced or _TRACE in request.fields:
+                request.asked = self._outcomes.contexts.begin(request.request_id, request.header(_TRACE))
+                context = request.asked.line
+            else:
+                context = request.request_id.encode()
+            call = self._dataplane.start(ticket.ref, payload, ticket.timeout_s, self._done, context)
         except MLBuffetError as error:
             self._refuse(request, connection, error)
         else:
@@ -138,11 +146,17 @@ class PredictionLane(NoLane):
         if error is not None:
             self._refuse(request, connection, error)
             return
-        ticket, manifest = request.ticket, call.target.manifest
-        self._counts.count(ticket.route, ticket.method, 200, manifest.model)
-        seconds = time.monotonic() - call.deadline + ticket.timeout_s
-        if seconds > self._slow_s:
-            log_slow(ticket.route, seconds, request.request_id)
+        ticket, model = request.ticket, call.target.manifest.model
+        now = time.monotonic()
+        seconds = now - request.began_at
+        self._counts.count(ticket.route, ticket.method, 200, model, seconds)
+        if call.sent_at and not call.frame_id & MEASURED:
+            self._outcomes.steps.observe(call.sent_at - request.began_at, "lane")
+        if seconds > self._outcomes.recorded_s:
+            more = self._about(request, model) | call.timings(now)
+            self._outcomes.record(ticket.route, 200, seconds, **more)
+        if request.asked is not None:
+            self._outcomes.end(request.asked, ticket.route, request.began_at, 200, model)
         lines = answer_lines(call.target, call.answer_split)
         if len(body) < self._long_bytes or call.answer_split:
             connection.respond(request, 200, lines, body)
@@ -164,25 +178,34 @@ class PredictionLane(NoLane):
         call, request.call = request.call, None
         if call is not None:
             self._dataplane.cancel(call)
-            self._count(request, CLIENT_GONE)
-            log_gone(request.ticket.route, request.request_id)
+            log_gone(request.ticket.route, **self._ended(request, CLIENT_GONE))
 
-    def _count(self, request: Request, status: int) -> None:
-        """Count what was not answered with a prediction."""
+    def _ended(self, request: Request, status: int) -> dict[str, Any]:
+        """Count what was not answered with a prediction; returns what its record says."""
         ticket: Ticket = request.ticket
         name = ticket.ref.decode("ascii").partition(":")[0]
         model = name if name in self._dataplane.index.models() else ""
-        self._counts.count(ticket.route, ticket.method, status, model)
+        seconds = time.monotonic() - request.began_at
+        self._counts.count(ticket.route, ticket.method, status, model, seconds)
+        if request.asked is not None:
+            self._outcomes.end(request.asked, ticket.route, request.began_at, status, model)
+        return self._about(request, model) | {"seconds": round(seconds, 6)}
+
+    def _about(self, request: Request, model: str) -> dict[str, Any]:
+        """What every record of a request says of it."""
+        ids = {"request_id": request.request_id} if request.asked is None else log_fields(request.asked.line)
+        return ids | {"model": model}
 
     def _refuse(self, request: Request, connection: HttpConnection, error: MLBuffetError) -> None:
-        self._count(request, error.status)
-        log_failure(error, request.request_id, request.ticket.route)
+        self._counts.failures[error.code] += 1
+        log_failure(error, route=request.ticket.route, **self._ended(request, error.status))
         headers, body = error_answer(error, request.request_id, request.path)
         connection.respond(request, error.status, header_lines(headers), body)
 
     def render_error(self, request: Request, error: MLBuffetError) -> tuple[bytes, bytes]:
         """An error for a request that reached no route."""
-        self._counts.count("refused", "", error.status, "")
+        self._counts.failures[error.code] += 1
+        self._counts.count("refused", "", error.status, "", 0)
         return super().render_error(request, error)
 
 

@@ -14,13 +14,14 @@ import orjson
 
 from inferrer.ejection import FULL, Standing
 from inferrer.segments import Lease, Recipient
-from mlbuffet.channel import SHARED, FrameError, FrameProtocol, Head, Kind, looks_whole
+from mlbuffet.channel import SHARED, FrameError, FrameProtocol, Head, Kind, Traffic, looks_whole
 from mlbuffet.endpoints import Address
 from mlbuffet.errors import DeadlineExceededError, MLBuffetError, from_code
 
 _REPLY, _ERROR, _PONG, _STATE = Kind.REPLY.value, Kind.ERROR.value, Kind.PONG.value, Kind.STATE.value
 _FOLLOW, _FETCH = Kind.FOLLOW.value, Kind.FETCH.value
 
+MEASURED = 7  # one request in eight is measured step by step
 _SMOOTHING = 0.05
 _FORGOTTEN_S = 0.5  # of which a turn is a small part: who waits for one is not taken for faster than the others
 _FOUND = 3  # where in a state it stands how the version is run
@@ -41,6 +42,9 @@ class Call:
     frame_id = 0
     turn_at = 0.0  # when it was sent, if it is one of those that take turns
     blamed: Standing | None = None  # who answered it with a fault the first time
+    context = b""  # whose it is
+    sent_at = 0.0
+    host_ns = 0  # that it took at the modelhost
 
     def __init__(
         self, kind: int, key: bytes, payload: tuple[int, int, bytes | Lease], deadline: float, done: Callable[..., None]
@@ -50,6 +54,14 @@ class Call:
         self.codec, self.split, self.body = payload
         self.deadline = deadline
         self.done = done
+
+    def timings(self, now: float) -> dict[str, object]:
+        """What a record says of where an answered request was, and where it spent its time."""
+        host_s = self.host_ns / 1e9
+        if self.replica is None or not self.host_ns:
+            return {}
+        channel_s = max(now - self.sent_at - host_s, 0)
+        return {"modelhost": self.replica.id, "modelhost_s": round(host_s, 6), "channel_s": round(channel_s, 6)}
 
     def lose_sight(self) -> None:
         """It is no longer in flight, and nobody knows whether its body is still being read."""
@@ -69,6 +81,9 @@ class Owner(Protocol):
     def fault(self, replica: "Replica", why: str) -> None:
         """The modelhost did what no sound one does."""
 
+    def measured(self, call: Call, host_ns: int) -> None:
+        """A request whose steps are to be measured was answered; so long it took at the modelhost."""
+
     def lost(self, replica: "Replica", calls: list[Call]) -> None:
         """The connection is gone, and with it what was in flight."""
 
@@ -87,8 +102,8 @@ def is_fault(error: MLBuffetError) -> bool:
 class Replica(FrameProtocol):
     """One modelhost, with the requests it has in flight."""
 
-    def __init__(self, owner: Owner, address: Address, standing: Standing) -> None:
-        super().__init__()
+    def __init__(self, owner: Owner, address: Address, standing: Standing, traffic: Traffic | None = None) -> None:
+        super().__init__(traffic)
         self._owner = owner
         self.address = address
         self.standing = standing
@@ -146,13 +161,14 @@ class Replica(FrameProtocol):
         self._calls[frame_id] = call
         call.replica = self
         call.frame_id = frame_id
+        call.sent_at = now
         self.in_flight += 1
         self.held_bytes += len(call.body)
         remaining_ns = max(int((call.deadline - now) * 1e9), 0)
         codec, body = call.codec, call.body
         if isinstance(body, Lease):
             codec, body = self._refer(codec, body, call.key)
-        self.send(call.kind, codec, call.split, call.key, frame_id, remaining_ns, body)
+        self.send(call.kind, codec, call.split, call.key, frame_id, remaining_ns, body, call.context)
 
     def _refer(self, codec: int, body: Lease, key: bytes) -> tuple[int, bytes]:
         """What goes into a frame for a body in shared memory: a reference, or the bytes after all."""
@@ -198,7 +214,7 @@ class Replica(FrameProtocol):
         """The requests that may be sent once more elsewhere."""
         yield from [call for call in self._calls.values() if call.kind == Kind.PREDICT and not call.retried]
 
-    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
+    def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: C901 - on the hot path
         """Match an answer with its request, or take the modelhost's word on itself."""
         _, kind, _, _, split, frame_id, time_ns = head
         if kind == _REPLY:
@@ -213,6 +229,9 @@ class Replica(FrameProtocol):
                     if self.standing.faults:
                         self.standing.pardon()
                     call.answer_split = split
+                    call.host_ns = time_ns
+                    if not frame_id & MEASURED:
+                        self._owner.measured(call, time_ns)
                     call.done(None, body, call)
                 else:
                     self._owner.failed(call, MLBuffetError("the modelhost's answer is not whole"), self)

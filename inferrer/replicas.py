@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from inferrer.ejection import Standing
 from inferrer.mirrors import Mirrors
 from inferrer.places import look_up
 from inferrer.replica import Call, Replica
+from mlbuffet.channel import Kind, Traffic
+from mlbuffet.chassis.tally import Histogram
 from mlbuffet.endpoints import Address, connect
 from mlbuffet.errors import MLBuffetError, ReplicaLostError
 from mlbuffet.index import Index
@@ -29,6 +32,8 @@ _TICK_S = 0.2
 _LOOKUP_S = 0.5
 _DIAL_S = 2
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
+
+STATES = ("ready", "not_ready", "silent", "faulty", "lost")
 
 Failed = Callable[[Call, MLBuffetError, Replica], None]
 
@@ -76,6 +81,8 @@ class Replicas:
         self.epoch = 0
         self.closing = False
         self.ejections: Counter[str] = Counter()
+        self.traffic = Traffic()
+        self.steps: Histogram | None = None
 
     def all(self) -> list[Replica]:
         """Every modelhost with a connection, once.
@@ -89,6 +96,16 @@ class Replicas:
     def connections(self) -> list[Replica]:
         """Every connection to a modelhost, spares too."""
         return [peer.replica for peer in list(self._peers.values()) if peer.replica is not None]
+
+    def by_state(self) -> dict[str, int]:
+        """How many modelhosts there are in each state; one that was silent until its connection was closed still is."""
+        found = dict.fromkeys(STATES, 0)
+        for replica in self.all():
+            found[replica.standing.reason or ("ready" if replica.ready else "not_ready")] += 1
+        for peer in list(self._peers.values()):
+            if peer.replica is None:
+                found[peer.standing.reason or "lost"] += 1
+        return found
 
     def ready(self) -> list[Replica]:
         """Every modelhost that takes predictions now; where all are ejected, all.
@@ -206,7 +223,9 @@ class Replicas:
     async def _dial(self, peer: Peer) -> None:
         try:
             async with asyncio.timeout(_DIAL_S):
-                replica = await connect(lambda: Replica(self, peer.address, peer.standing), peer.address, self._tls)
+                replica = await connect(
+                    lambda: Replica(self, peer.address, peer.standing, self.traffic), peer.address, self._tls
+                )
         except (OSError, TimeoutError, ssl.SSLError) as error:
             if str(error) != peer.why:  # once, not with every try
                 peer.why = str(error)
@@ -217,6 +236,13 @@ class Replicas:
         if replica.connected:  # it may have been lost already
             peer.replica, peer.why = replica, ""
             self.changed()  # its first word may have come before it stood here
+
+    def measured(self, call: Call, host_ns: int) -> None:
+        """Count how long an answered prediction was at the modelhost, and on the way there and back."""
+        if self.steps is not None and call.kind == Kind.PREDICT:
+            host_s = host_ns / 1e9
+            self.steps.observe(host_s, "modelhost")
+            self.steps.observe(max(time.monotonic() - call.sent_at - host_s, 0), "channel")
 
     def lost(self, replica: Replica, calls: list[Call]) -> None:
         """A connection is gone; whoever waited for it is tried elsewhere or told."""

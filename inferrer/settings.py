@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inferrer.clients import Proxies
 from mlbuffet.chassis.hosts import HostPolicy
-from mlbuffet.chassis.settings import Level, SettingsError, read_settings
+from mlbuffet.chassis.settings import Level, SettingsError, check_endpoint, read_settings
 from mlbuffet.endpoints import Address, is_loopback
 from mlbuffet.keystore import KeyStore, KeyStoreError
 
@@ -37,6 +37,9 @@ class InferrerSettings:
     gzip_bytes: int = 1 << 16
     threads: int = 32
     slow_s: float = 1.0
+    access_log: bool = False
+    traces_endpoint: str = ""
+    traces_share: float = 0.01
     drain_notice_s: float = 0.0
     drain_s: float = 10.0
     head_s: float = 15.0
@@ -78,6 +81,7 @@ def read_inferrer_settings() -> InferrerSettings:
     except ValueError as error:
         msg = f"INFERRER_HOSTS, INFERRER_ORIGINS: {error}"
         raise SettingsError(msg) from None
+    check_endpoint(settings.traces_endpoint, "INFERRER_TRACES_ENDPOINT")
     try:
         Proxies(settings.trusted_proxies)
     except ValueError as error:

@@ -63,7 +63,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         rpc = await _start_rpc(inferrer) if inferrer.settings.grpc_port else None
         settle_memory()
         while not stop.is_set() and not (inferrer.services.dataplane.failed() or (rpc and rpc.failed())):
-            inferrer.flush()
+            inferrer.measure(server)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _TICK_S)
         inferrer.services.leaving.set()
@@ -107,6 +107,6 @@ async def _start_rpc(inferrer: Inferrer) -> "RpcServer":
     """Serve gRPC as well; only then is it imported, by the arbiter already, whose memory is shared."""
     from inferrer.rpc.server import RpcServer  # noqa: PLC0415
 
-    rpc = RpcServer(inferrer.services, inferrer.counts, inferrer.gate)
+    rpc = RpcServer(inferrer.services, inferrer.outcomes, inferrer.gate)
     await rpc.start()
     return rpc

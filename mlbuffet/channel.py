@@ -2,14 +2,16 @@
 
 One persistent stream carries many requests at once; answers come in any order and find their request by its id. All
 frames of one event-loop turn leave in one write: that is what makes a request over it cost microseconds
-(docs/adr/0002-data-channel.md). A frame is a fixed header, a key and a body:
+(docs/adr/0002-data-channel.md). A frame is a fixed header, a key, a context and a body:
 
-    length u32 | kind u8 | codec u8 | key length u16 | split u32 | id u64 | time u64 | key … | body …
+    length u32 | kind u8 | codec u8 | key u8 | context u8 | split u32 | id u64 | time u64 | key … | context … | body …
 
-`length` counts what follows it. `split` is how much of the body is JSON where bytes of another kind follow it, an image
-or tensors; 0 where the codec alone says what the body is. `key` names model, version and digest (`Manifest.key`).
-`time` is the remaining time in nanoseconds on the channel, whose ends have two clocks, and an absolute CLOCK_MONOTONIC
-on a runner's socket pair. Integers are little-endian. A unix socket carries nothing of another user (SO_PEERCRED); TCP
+`length` counts what follows it; `key` and `context` say how long these are. `split` is how much of the body is JSON
+where bytes of another kind follow it, an image or tensors; 0 where the codec alone says what the body is. The key names
+model, version and digest (`Manifest.key`). The context says whose request it is (`chassis/context.py`); that of a
+runner's answer, when its run began and ended. `time` is the remaining time in nanoseconds on the channel, whose ends
+have two clocks, and an absolute CLOCK_MONOTONIC on a runner's socket pair; in an answer on the channel it is the time
+spent at the modelhost. Integers are little-endian. A unix socket carries nothing of another user (SO_PEERCRED); TCP
 beyond loopback asks for mutual TLS 1.3.
 """
 
@@ -17,7 +19,6 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple, TypeVar, cast
 
@@ -29,6 +30,7 @@ _AFTER_LENGTH = _HEADER_BYTES - 4
 _unpack_head = HEADER.unpack_from
 MAX_FRAME_BYTES = 1 << 30
 UNSENT_BYTES = 1 << 26
+_KEY_SIZE = 0xFF  # of the header's field for key and context
 _JOIN_BYTES = 1 << 16  # above this a copy into one buffer costs more than a second system call
 _CLOSING_BRACE = 0x7D
 _FEW = 32  # pieces that fit into one system call without being copied into one buffer
@@ -86,20 +88,41 @@ class FrameError(ValueError):
     """The peer does not speak this protocol; the connection is of no more use."""
 
 
-def encode_frame(kind: int, codec: int, split: int, key: bytes, frame_id: int, time_ns: int, size: int) -> bytes:  # noqa: PLR0913 - a frame's fields
-    """Header and key of a frame whose body of `size` bytes follows."""
-    return HEADER.pack(_AFTER_LENGTH + len(key) + size, kind, codec, len(key), split, frame_id, time_ns) + key
+def encode_frame(  # noqa: PLR0913 - a frame's fields
+    kind: int, codec: int, split: int, key: bytes, frame_id: int, time_ns: int, size: int, context: bytes = b""
+) -> bytes:
+    """Header, key and context of a frame whose body of `size` bytes follows."""
+    names = len(key) | len(context) << 8
+    length = _AFTER_LENGTH + len(key) + len(context) + size
+    return HEADER.pack(length, kind, codec, names, split, frame_id, time_ns) + key + context
+
+
+def sizes_of(names: int) -> tuple[int, int]:
+    """How long key and context are, by the header's field for both."""
+    return names & _KEY_SIZE, names >> 8
+
+
+class Traffic:
+    """How much has gone over some channels."""
+
+    __slots__ = ("received_bytes", "sent_bytes")
+
+    def __init__(self) -> None:
+        self.sent_bytes = self.received_bytes = 0
 
 
 class FrameProtocol(asyncio.Protocol):
     """One end of a stream of frames; a subclass says what happens with each."""
 
-    def __init__(self) -> None:
+    def __init__(self, traffic: Traffic | None = None) -> None:
+        """What goes over it is added to `traffic`."""
+        self._traffic = traffic or Traffic()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._rest = b""  # less than a frame's header and key
         self._head: Head = (0,) * 7  # of the frame whose body is not whole yet
         self._key = b""
+        self.context = b""  # of the frame that is handed on
         self._pieces: list[bytes] = []
         self._missing = 0
         self._out: list[bytes] = []  # leaves at the end of this turn of the loop
@@ -135,6 +158,7 @@ class FrameProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Cut what came into frames; a large body is put together from its pieces once, when it is whole."""
+        self._traffic.received_bytes += len(data)
         missing = self._missing
         if missing > len(data):
             self._pieces.append(data)
@@ -160,20 +184,23 @@ class FrameProtocol(asyncio.Protocol):
         offset, size = 0, len(data)
         while size - offset >= _HEADER_BYTES:
             head: Head = _unpack_head(data, offset)
-            length, key_size = head[0], head[3]
-            if not _AFTER_LENGTH + key_size <= length <= MAX_FRAME_BYTES:
-                check_length(length, key_size)
+            length, names = head[0], head[3]
+            key_size = names & _KEY_SIZE
+            if not _AFTER_LENGTH + key_size + (names >> 8) <= length <= MAX_FRAME_BYTES:
+                check_length(length, names)
             end = offset + 4 + length
             start = offset + _HEADER_BYTES
-            body = start + key_size
+            key_end = start + key_size
+            body = key_end + (names >> 8)
             if end > size:
                 if body > size:
                     break
-                self._head, self._key = head, data[start:body]
+                self._head, self._key, self.context = head, data[start:key_end], data[key_end:body]
                 self._pieces = [data[body:]]
                 self._missing = end - size
                 return b""
-            self.frame_received(head, data[start:body], data[body:end])
+            self.context = data[key_end:body] if names > _KEY_SIZE else b""
+            self.frame_received(head, data[start:key_end], data[body:end])
             offset = end
         return data[offset:]
 
@@ -185,15 +212,26 @@ class FrameProtocol(asyncio.Protocol):
         self.frame_received(self._head, self._key, body)
 
     def send(  # noqa: PLR0913 - a frame's fields
-        self, kind: int, codec: int, split: int, key: bytes, frame_id: int, time_ns: int, body: bytes
+        self,
+        kind: int,
+        codec: int,
+        split: int,
+        key: bytes,
+        frame_id: int,
+        time_ns: int,
+        body: bytes,
+        context: bytes = b"",
     ) -> None:
         """Send a frame together with all others of this turn of the loop."""
         out = self._out
         if not out:
             self._loop.call_soon(self._flush)
-        size = _AFTER_LENGTH + len(key) + len(body)
-        out.append(HEADER.pack(size, kind, codec, len(key), split, frame_id, time_ns))
+        key_size, context_size = len(key), len(context)
+        size = _AFTER_LENGTH + key_size + context_size + len(body)
+        out.append(HEADER.pack(size, kind, codec, key_size | context_size << 8, split, frame_id, time_ns))
         out.append(key)
+        if context_size:
+            out.append(context)
         out.append(body)
 
     def _flush(self) -> None:
@@ -201,9 +239,12 @@ class FrameProtocol(asyncio.Protocol):
         if self._transport is None:
             return
         if len(out) < _FEW and max(map(len, out)) > _JOIN_BYTES:
+            self._traffic.sent_bytes += sum(map(len, out))
             self._transport.writelines(out)
         else:
-            self._transport.write(b"".join(out))
+            data = b"".join(out)
+            self._traffic.sent_bytes += len(data)
+            self._transport.write(data)
 
     def pause_writing(self) -> None:
         """Take note that the peer takes nothing off the connection for the moment."""
@@ -242,63 +283,13 @@ def looks_whole(codec: int, split: int, body: bytes) -> bool:
     return body.startswith(b"{") and split <= len(body) and body[split - 1] == _CLOSING_BRACE
 
 
-def check_length(length: int, key_size: int) -> None:
+def check_length(length: int, names: int) -> None:
     """Refuse a header that no sound peer sends.
 
     Raises:
-        FrameError: the frame is too long, or shorter than its own key.
+        FrameError: the frame is too long, or shorter than its own key and context.
     """
-    if not _AFTER_LENGTH + key_size <= length <= MAX_FRAME_BYTES:
-        msg = f"a frame of {length} bytes with a key of {key_size}"
+    key_size, context_size = sizes_of(names)
+    if not _AFTER_LENGTH + key_size + context_size <= length <= MAX_FRAME_BYTES:
+        msg = f"a frame of {length} bytes with a key of {key_size} and a context of {context_size}"
         raise FrameError(msg)
-
-
-class FrameReader:
-    """The blocking end, for a runner: reads all frames that are there, without copying their bodies."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = bytearray(1 << 18)
-        self._filled = 0
-        self._used = 0
-
-    def read(self) -> Iterator[tuple[int, int, int, int, int, memoryview]]:
-        """Wait for at least one frame; yields kind, codec, split, id, time and body, valid until the next call.
-
-        Raises:
-            EOFError: the peer is gone.
-        """
-        self._compact()
-        while True:
-            count = self._sock.recv_into(memoryview(self._buffer)[self._filled :])
-            if not count:
-                raise EOFError
-            self._filled += count
-            if self._whole():
-                return self._frames()
-
-    def _compact(self) -> None:
-        """Move what is left to the front."""
-        rest = self._filled - self._used
-        self._buffer[:rest] = self._buffer[self._used : self._filled]
-        self._filled, self._used = rest, 0
-
-    def _whole(self) -> bool:
-        """Tell whether the first frame is there; makes room for it where it is not."""
-        if self._filled < HEADER.size:
-            return False
-        length, _, _, key_size, *_ = HEADER.unpack_from(self._buffer)
-        check_length(length, key_size)
-        if length + 4 > len(self._buffer):
-            self._buffer = self._buffer[: self._filled] + bytearray(length + 4 - self._filled)
-        return self._filled >= int(length) + 4
-
-    def _frames(self) -> Iterator[tuple[int, int, int, int, int, memoryview]]:
-        view = memoryview(self._buffer)
-        while self._filled - self._used >= HEADER.size:
-            length, kind, codec, key_size, split, frame_id, time_ns = HEADER.unpack_from(view, self._used)
-            start, end = self._used + HEADER.size + key_size, self._used + 4 + length
-            if end > self._filled:
-                return
-            self._used = end
-            yield kind, codec, split, frame_id, time_ns, view[start:end]

@@ -9,7 +9,7 @@ import ssl
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -19,11 +19,14 @@ from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
 from mlbuffet.chassis.scrape import ScrapeServer
+from mlbuffet.chassis.tally import Tally, TallyCollector
 from mlbuffet.chassis.telemetry import exposition
+from mlbuffet.chassis.vitals import FAMILIES, Vitals
 from mlbuffet.chassis.web import NoLane, health_routes, make_app
 from mlbuffet.endpoints import Address, listen, remove_dead_sockets
 from mlbuffet.generation import create_generation
 from mlbuffet.index import PRIVATE, generation_file
+from modelhost.ends import Ends
 from modelhost.inventory import Inventory
 from modelhost.launch import ForkServer
 from modelhost.mirror import Mirror
@@ -33,7 +36,10 @@ from modelhost.server import ChannelServer
 from modelhost.settings import ModelhostSettings
 from modelhost.stores import SharedStore, Store
 from modelhost.supervisor import Supervisor
-from modelhost.telemetry import VersionMetrics
+from modelhost.telemetry import HostMetrics, VersionMetrics
+
+if TYPE_CHECKING:
+    from mlbuffet.chassis.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +62,12 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     local = next((address.path for address in addresses if address.path), "")
     segments = Segments(local)
     channel = ChannelServer(host_id, store, supervisor, segments, settings.model_bytes)
-    inventory = Inventory(store, supervisor, settings, channel.changed)
+    ends = Ends(_tracer(settings), settings.slow_s)
+    inventory = Inventory(store, supervisor, settings, ends, channel.changed)
     channel.serve(inventory)
     tls = tls_context(settings.tls_folder, server=True)
     listeners = [await listen(channel.link, address, tls) for address in addresses]
-    servers, listening = await _serve_http(settings, host_id, inventory, tls)
+    servers, listening = await _serve_http(settings, host_id, _registry(settings, channel), inventory, tls)
     listeners += listening
     port = listening[0].sockets[0].getsockname()[1]
     log.info("modelhost started", extra={"modelhost": host_id, "channel": ",".join(map(str, addresses)), "port": port})
@@ -85,6 +92,7 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
         link.close()
     segments.close()
     supervisor.close()
+    ends.close()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
     ignore_signals()
@@ -138,14 +146,34 @@ async def _told_to_end(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]],
     return stop.is_set()
 
 
+def _tracer(settings: ModelhostSettings) -> "Tracer | None":
+    """What sends spans, where there is somebody to send to; only then is it imported."""
+    if not settings.traces_endpoint:
+        return None
+    from mlbuffet.chassis.tracing import Tracer  # noqa: PLC0415
+
+    return Tracer(settings.traces_endpoint, "modelhost")
+
+
+def _registry(settings: ModelhostSettings, channel: ChannelServer) -> CollectorRegistry:
+    """Everything that Prometheus is shown."""
+    registry, tally = CollectorRegistry(), Tally()
+    registry.register(HostMetrics(channel, Vitals(tally)))
+    registry.register(TallyCollector(tally, FAMILIES))
+    registry.register(VersionMetrics(channel.inventory))
+    registry.register(Expiry(settings.tls_folder))
+    return registry
+
+
 async def _serve_http(
-    settings: ModelhostSettings, host_id: str, inventory: Inventory, tls: ssl.SSLContext | None
+    settings: ModelhostSettings,
+    host_id: str,
+    registry: CollectorRegistry,
+    inventory: Inventory,
+    tls: ssl.SSLContext | None,
 ) -> tuple[list[HttpServer], list[asyncio.Server]]:
     """What an operator and the health check ask on loopback, and if it is to be what Prometheus asks from elsewhere."""
     loop = asyncio.get_running_loop()
-    registry = CollectorRegistry()
-    registry.register(VersionMetrics(inventory))
-    registry.register(Expiry(settings.tls_folder))
     health = lambda: inventory.ready, lambda: exposition(registry)
     app = make_app("modelhost", modelhost_routes(host_id, inventory), health_routes(*health))
     limits = Limits(body_bytes=_HTTP_BODY_BYTES, threads=_HTTP_THREADS)

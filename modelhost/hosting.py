@@ -14,9 +14,11 @@ from mlbuffet.channel import FrameProtocol
 from mlbuffet.errors import DeadlineExceededError, MLBuffetError, ModelCrashedError, NotLoadedError
 from mlbuffet.index import ModelEntry
 from mlbuffet.manifest import Manifest
+from modelhost.ends import Ends
 from modelhost.keeper import Keeper
 from modelhost.offenders import Offenders
 from modelhost.progress import Counts
+from modelhost.running import Runner
 from modelhost.sizing import Ceilings, most_threads, runners_for, threads_for
 from modelhost.statistics import Statistics
 from modelhost.supervisor import Supervisor
@@ -37,6 +39,7 @@ class HostedVersion:
         ceilings: Ceilings,
         queue_limit: int,
         *,
+        ends: Ends,
         ensure: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
         has_room: Callable[[int], bool],
@@ -51,6 +54,7 @@ class HostedVersion:
         self.error: MLBuffetError | None = None
         self.used_at = time.monotonic()
         self.failed_at = 0.0
+        self.ends = ends
         self.ensure = ensure
         self.requests = RequestQueue(queue_limit)
         self.offenders = Offenders()
@@ -73,7 +77,7 @@ class HostedVersion:
     @property
     def memory_bytes(self) -> int:
         """What unloading it would give back."""
-        return sum(keeper.runner.memory_bytes for keeper in self._keepers if keeper.runner is not None)
+        return sum(runner.memory_bytes for runner in self.living)
 
     @property
     def busy(self) -> int:
@@ -84,10 +88,14 @@ class HostedVersion:
     def counts(self) -> Counts:
         """What its runners have done so far."""
         counts = self.statistics.ended
-        for keeper in self._keepers:
-            if keeper.runner is not None:
-                counts = counts.plus(keeper.runner.counts)
+        for runner in self.living:
+            counts = counts.plus(runner.counts)
         return counts
+
+    @property
+    def living(self) -> list[Runner]:
+        """Its runners that have loaded."""
+        return [keeper.runner for keeper in self._keepers if keeper.runner is not None]
 
     @property
     def runners(self) -> int:
@@ -97,7 +105,7 @@ class HostedVersion:
     @property
     def pids(self) -> list[int]:
         """The process ids of its runners."""
-        return [keeper.runner.child.pid for keeper in self._keepers if keeper.runner is not None]
+        return [runner.child.pid for runner in self.living]
 
     def describe(self) -> list[object]:
         """State, error code, reason and how it is run, as the inferrers are told."""
@@ -167,17 +175,24 @@ class HostedVersion:
 
     def refuse(self, waiting: Waiting, error: MLBuffetError) -> None:
         """Answer a request with an error instead of running it."""
+        now_ns = time.monotonic_ns()
         self.statistics.refusals[error.code] += 1
-        self.statistics.fail(time.monotonic_ns() - waiting.arrived_ns)
+        self.statistics.fail(now_ns - waiting.arrived_ns)
+        self.ends.refused(waiting, self.manifest, error, now_ns)
         waiting.refuse(error)
 
     def cancel(self, link: FrameProtocol, frame_id: int) -> None:
         """Drop a request whose client is gone."""
-        self.requests.abandon(lambda waiting: waiting.frame_id == frame_id and waiting.link is link)
+        self._call_off(lambda waiting: waiting.frame_id == frame_id and waiting.link is link)
 
     def cancel_link(self, link: FrameProtocol) -> None:
         """Drop all requests of an inferrer that is gone."""
-        self.requests.abandon(lambda waiting: waiting.link is link)
+        self._call_off(lambda waiting: waiting.link is link)
+
+    def _call_off(self, is_gone: Callable[[Waiting], bool]) -> None:
+        now_ns = time.monotonic_ns()
+        for waiting in self.requests.abandon(is_gone):
+            self.ends.cancelled(waiting, self.manifest, now_ns)
 
     def expire(self, now_ns: int) -> None:
         """Drop what is overdue; stop what nobody waits for any more."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from mlbuffet.errors import MLBuffetError, NotLoadedError
 from mlbuffet.index import ModelEntry
 from mlbuffet.manifest import Manifest, read_key
+from modelhost.ends import Ends
 from modelhost.hosting import HostedVersion
 from modelhost.settings import ModelhostSettings
 from modelhost.stores import UNKNOWN, Store
@@ -34,13 +35,19 @@ class Inventory:
     """All hosted versions by their channel key."""
 
     def __init__(
-        self, store: Store, supervisor: Supervisor, settings: ModelhostSettings, changed: Callable[[], None]
+        self,
+        store: Store,
+        supervisor: Supervisor,
+        settings: ModelhostSettings,
+        ends: Ends,
+        changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._supervisor = supervisor
         self._settings = settings
+        self.ends = ends
         self._changed = changed
-        self._budget = settings.budget_bytes
+        self.budget_bytes = settings.budget_bytes
         self._ceilings = settings.ceilings
         self._defaults: dict[str, bytes] = {}
         self._seen = UNKNOWN
@@ -81,18 +88,19 @@ class Inventory:
             self._supervisor,
             self._ceilings,
             settings.queue,
+            ends=self.ends,
             ensure=lambda: self._store.ensure(manifest),
             changed=self._changed,
-            has_room=lambda more_bytes: self._used_bytes() + more_bytes <= self._budget,
+            has_room=lambda more_bytes: self.used_bytes() + more_bytes <= self.budget_bytes,
         )
         self.hosted[manifest.key] = version
         return version
 
     def _make_room(self, needed_bytes: int) -> None:
         """Unload what was used least recently until the budget has room."""
-        used = self._used_bytes()
+        used = self.used_bytes()
         for key in eviction_order(self.hosted):
-            if used + needed_bytes <= self._budget:
+            if used + needed_bytes <= self.budget_bytes:
                 return
             used -= self.hosted[key].memory_bytes
             self._unload(key, linger_s=0)
@@ -175,9 +183,9 @@ class Inventory:
                 log.warning("not loaded at start", extra={"model": manifest.model, "why": str(error)})
 
     def _has_room(self, manifest: Manifest) -> bool:
-        return self._used_bytes() + manifest.size_bytes + _RUNNER_BYTES <= self._budget
+        return self.used_bytes() + manifest.size_bytes + _RUNNER_BYTES <= self.budget_bytes
 
-    def _used_bytes(self) -> int:
+    def used_bytes(self) -> int:
         """What all versions take; one that is still loading counts with what it is expected to take."""
         return sum(
             version.memory_bytes or version.manifest.size_bytes + _RUNNER_BYTES

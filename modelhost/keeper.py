@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from mlbuffet.channel import SHARED, Kind
+from mlbuffet.chassis.context import read_context
 from mlbuffet.errors import (
     DeadlineExceededError,
     MLBuffetError,
@@ -22,12 +23,13 @@ from mlbuffet.errors import (
 )
 from mlbuffet.manifest import Manifest
 from modelhost.blame import Verdict, judge, reason_of
+from modelhost.ends import Ends
 from modelhost.offenders import Offenders
 from modelhost.running import Runner, start_runner
 from modelhost.statistics import Statistics
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import RunnerTask, Tuning
-from modelhost.waiting import Hand, RequestQueue, Waiting
+from modelhost.waiting import Hand, RequestQueue, Waiting, read_error
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Owner(Protocol):
     requests: RequestQueue
     offenders: Offenders
     statistics: Statistics
+    ends: Ends
     ensure: Callable[[], Awaitable[None]]  # returns when the file to run is there
 
     def came(self, keeper: "Keeper") -> None:
@@ -109,8 +112,8 @@ class Keeper:
         while (waiting := requests.next(self.hand, now_ns)) is not None:
             self._send(waiting, requests.given)
 
-    def _answered(self, kind: int, split: int, number: int, body: bytes) -> None:
-        """Pass an answer on."""
+    def _answered(self, kind: int, split: int, number: int, body: bytes, ran: bytes) -> None:
+        """Pass an answer on; `ran` is what the runner says of its run."""
         owner = self._owner
         waiting = owner.requests.answered(number)
         if waiting is None:
@@ -118,14 +121,19 @@ class Keeper:
         if not self._answers:
             self._now_ns = time.monotonic_ns()
         self._answers += 1
-        statistics = owner.statistics
+        statistics, now_ns = owner.statistics, self._now_ns
+        took_ns = now_ns - waiting.arrived_ns
         if kind == _REPLY:
             statistics.succeeded += 1
-            statistics.succeeded_ns += self._now_ns - waiting.arrived_ns
+            statistics.succeeded_ns += took_ns
+            if owner.ends.wanted(waiting, number, now_ns):
+                owner.ends.answered(waiting, owner.manifest, number, now_ns, ran)
         else:
-            statistics.fail(self._now_ns - waiting.arrived_ns)
+            statistics.fail(took_ns)
+            if not waiting.abandoned:
+                owner.ends.refused(waiting, owner.manifest, read_error(body), now_ns)
         if not waiting.abandoned:
-            waiting.link.send(kind, waiting.codec, split, b"", waiting.frame_id, 0, body)
+            waiting.link.send(kind, waiting.codec, split, b"", waiting.frame_id, took_ns, body)
 
     def _all_answered(self) -> None:
         """Send what comes next, once for all answers of a turn."""
@@ -149,7 +157,8 @@ class Keeper:
                 waiting.stopped = True
                 runner.stop(number)
             elif waiting.deadline_ns + _GRACE_NS < now_ns and not runner.child.killed:
-                log.warning("runner killed", extra=self._fields(why="it did not stop at the deadline"))
+                ids = [read_context(item.context)[0] for item in batch.values()]
+                log.warning("runner killed", extra=self._fields(why="it did not stop at the deadline", of=ids))
                 runner.child.kill()
 
     def _running(self, runner: Runner) -> dict[int, Waiting]:
@@ -196,6 +205,7 @@ class Keeper:
     def _settle_counts(self, runner: Runner) -> None:
         statistics = self._owner.statistics
         statistics.ended = statistics.ended.plus(runner.counts)
+        self._owner.ends.runner_ended(runner.spreads)
 
     async def _keep_safely(self) -> None:
         """Whatever goes wrong with this version is known and stays its own."""
@@ -221,6 +231,7 @@ class Keeper:
                 log.warning("runner died while loading", extra=self._fields(why=str(error)))
                 if failures >= _TRIES:
                     msg = f"loading it ended {failures} processes: the last {error}"
+                    self._owner.ends.quarantined += 1
                     self._owner.left(self, "QUARANTINED", ModelQuarantinedError(msg))
                     return
                 continue
@@ -259,7 +270,8 @@ class Keeper:
         self._settle_counts(runner)
         runner.close()
         if reason != "memory":
-            log.error("runner died", extra=self._fields(status=status, reason=reason, running=len(batch)))
+            ids = [read_context(ahead[number].context)[0] for number in batch]
+            log.error("runner died", extra=self._fields(status=status, reason=reason, running=len(batch), of=ids))
         if not self.leaving:
             self._owner.statistics.restarts[reason] += 1
         for number in batch:
@@ -280,7 +292,9 @@ class Keeper:
         return verdict is Verdict.AGAIN
 
     def _fail(self, waiting: Waiting, error: MLBuffetError) -> None:
-        self._owner.statistics.fail(time.monotonic_ns() - waiting.arrived_ns)
+        now_ns = time.monotonic_ns()
+        self._owner.statistics.fail(now_ns - waiting.arrived_ns)
+        self._owner.ends.refused(waiting, self._owner.manifest, error, now_ns)
         waiting.refuse(error)
 
     def _fields(self, **more: object) -> dict[str, object]:

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from mlbuffet.channel import SHARED, Codec, FrameReader, Kind, encode_frame
+from mlbuffet.blocking import FrameReader
+from mlbuffet.channel import SHARED, Codec, Kind, encode_frame
 from mlbuffet.chassis.process import open_memory, own_memory_bytes, set_name, settle_memory
 from mlbuffet.errors import BadRequestError, DeadlineExceededError, MLBuffetError, ResourceLimitError
 from modelhost.batching import batches
 from modelhost.codecs import buffet, image, kserve, oip, oip_grpc
 from modelhost.codecs.request import Answer, Array, Decoded, Served
 from modelhost.mappings import Mappings
-from modelhost.progress import Progress
+from modelhost.progress import RAN, Progress
 from modelhost.runtimes.onnx import TOO_MUCH, OnnxModel, Terminated, read_verified
 from modelhost.sandbox.confine import limit, seal
 from modelhost.tasks import STOP, RunnerTask
@@ -103,11 +104,11 @@ class Answers:
         self._held: list[bytes | memoryview] = []
         self.since_ns = 0  # when those that are held began to wait
 
-    def add(self, number: int, answer: Answer) -> None:
-        """Add an answer."""
+    def add(self, number: int, answer: Answer, ran: bytes = b"") -> None:
+        """Add an answer; `ran` is when its run began and ended."""
         pieces, split = answer
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        self._held.append(encode_frame(_REPLY, 0, split, b"", number, 0, size))
+        self._held.append(encode_frame(_REPLY, 0, split, b"", number, 0, size, ran))
         self._held += pieces
 
     def refuse(self, number: int, error: Exception) -> None:
@@ -153,6 +154,7 @@ class Runner:
         self._most_rows = rows
         self._batches = self._rows = self._decode_ns = self._run_ns = self._encode_ns = 0
         self._ran_ns = 0  # when the last run ended
+        self._ran = b""  # when it began and ended
         self._running: Sequence[int] = ()
         self._stopped: Sequence[int] = ()
 
@@ -201,7 +203,10 @@ class Runner:
 
     def _run_all(self, jobs: list[_Job], began_ns: int) -> None:
         """Run and answer all, those together that fit; they have been decoded since `began_ns`."""
-        self._decode_ns += time.monotonic_ns() - began_ns
+        spent_ns = time.monotonic_ns() - began_ns
+        self._decode_ns += spent_ns
+        if jobs:
+            self._progress.observe("decode", spent_ns // len(jobs), len(jobs))
         if len(jobs) == 1:
             self._run_alone(jobs[0])
         else:
@@ -255,11 +260,14 @@ class Runner:
     def _encoded(self, rows: int) -> None:
         """Count rows whose answers have been written since the run ended."""
         self._rows += rows
-        self._encode_ns += time.monotonic_ns() - self._ran_ns
+        spent_ns, count = time.monotonic_ns() - self._ran_ns, len(self._running)
+        self._encode_ns += spent_ns
+        self._progress.observe("encode", spent_ns // count, count)
+        self._progress.observe("rows", rows, 1)
 
     def _answer(self, job: _Job, outputs: list[Any]) -> None:
         try:
-            self._answers.add(job.number, job.request.encode(outputs))
+            self._answers.add(job.number, job.request.encode(outputs), self._ran)
         except Exception as error:  # noqa: BLE001 - as in decoding
             self._answers.refuse(job.number, error)
 
@@ -277,7 +285,9 @@ class Runner:
                 # The stop was meant for what ran before, which ended as it came.
             else:
                 self._ran_ns = time.monotonic_ns()
+                self._ran = RAN.pack(began_ns, self._ran_ns)
                 self._run_ns += (self._ran_ns - began_ns) * len(numbers)
+                self._progress.observe("run", self._ran_ns - began_ns, len(numbers))
                 return outputs
 
     def obey(self, stops: socket.socket) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlbuffet.channel import Kind
 from mlbuffet.segments import hand_over
-from modelhost.progress import Counts, Progress, new_page
+from modelhost.progress import Counts, Progress, Spreads, new_page
 from modelhost.segments import Segment
 from modelhost.supervisor import Child, FirstWord, OnFrame, ProcessLink, Supervisor
 from modelhost.tasks import STOP, RunnerTask, Tuning
@@ -56,6 +56,11 @@ class Runner:
     def counts(self) -> Counts:
         """What it has done."""
         return self._progress.read_counts()
+
+    @property
+    def spreads(self) -> Spreads:
+        """How what it has done is distributed."""
+        return self._progress.read_spreads()
 
     def has(self, segment: Segment) -> bool:
         """Hand a segment over unless it has been; tells whether the runner has it."""
@@ -110,7 +115,7 @@ async def start_runner(
         fds = [their_frames.fileno(), their_stops.fileno(), their_segments.fileno(), page_fd]
         child = supervisor.fork("runner", task, fds)
     _, link = await asyncio.get_running_loop().create_unix_connection(
-        lambda: ProcessLink(lambda kind, _, __, body: word.take(kind, body)), sock=frames
+        lambda: ProcessLink(lambda kind, _, __, body, ___: word.take(kind, body)), sock=frames
     )
     runner = Runner(child, link, stops, segments, Progress(page_fd))
     try:

@@ -9,8 +9,9 @@ from typing import Any
 import orjson
 
 from mlbuffet.certificates import INFERRER, has_role, roles_of
-from mlbuffet.channel import SHARED, FrameProtocol, Head, Kind
-from mlbuffet.errors import InvalidModelError, MLBuffetError, NotFoundError, from_code
+from mlbuffet.channel import SHARED, FrameProtocol, Head, Kind, Traffic
+from mlbuffet.chassis.context import log_fields
+from mlbuffet.errors import InvalidModelError, MLBuffetError, NotFoundError
 from mlbuffet.manifest import Manifest
 from modelhost.inventory import Inventory
 from modelhost.mirror import Mirror
@@ -18,7 +19,7 @@ from modelhost.segments import Segments
 from modelhost.stores import Store
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import CHECK_S, CheckTask
-from modelhost.waiting import Waiting, send_error
+from modelhost.waiting import Waiting, read_error, send_error
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class ChannelServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._told = False
         self._states = 0  # that were told
+        self.traffic = Traffic()
         self.links: set[InferrerLink] = set()
         self.inventory: Inventory
         self.operations: Mapping[str, Operation] = {
@@ -109,22 +111,26 @@ class ChannelServer:
                     log.warning("inferrer dropped", extra={"why": f"silent for {_SILENT_S:g} s"})
                     link.close()
 
-    def call(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes) -> None:
+    def call(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes, context: bytes) -> None:
         """Carry out a call; its answer goes back when it is done."""
-        task = self._loop.create_task(self._carry_out(link, frame_id, operation, body))
+        task = self._loop.create_task(self._carry_out(link, frame_id, operation, body, context))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry_out(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes) -> None:
+    async def _carry_out(
+        self, link: "InferrerLink", frame_id: int, operation: str, body: bytes, context: bytes
+    ) -> None:
+        about = {"operation": operation[:80], **log_fields(context)}
         try:
             if operation not in self.operations:
                 msg = f"the operation {operation[:80]!a} is not known here"
                 raise NotFoundError(msg)
             result = await self.operations[operation](orjson.loads(body))
         except MLBuffetError as error:
+            log.info("call refused", extra=about | {"code": error.code, "why": error.message})
             send_error(link, frame_id, error)
         except Exception:
-            log.exception("call failed", extra={"operation": operation})
+            log.exception("call failed", extra=about)
             send_error(link, frame_id, MLBuffetError("the modelhost failed; its log has the details"))
         else:
             link.send(Kind.REPLY, 0, 0, b"", frame_id, 0, orjson.dumps(result))
@@ -165,7 +171,7 @@ class InferrerLink(FrameProtocol):
     """The channel to one inferrer process."""
 
     def __init__(self, server: ChannelServer) -> None:
-        super().__init__()
+        super().__init__(server.traffic)
         self._server = server
         self.heard_at = self._loop.time()
         self.noted = -1  # the number of the last state that the inferrer has taken note of
@@ -204,7 +210,7 @@ class InferrerLink(FrameProtocol):
         _, kind, codec, _, split, frame_id, time_ns = head
         if kind == _PREDICT:
             now_ns = time.monotonic_ns()
-            waiting = Waiting(self, frame_id, codec, split, now_ns, now_ns + time_ns, body)
+            waiting = Waiting(self, frame_id, codec, split, now_ns, now_ns + time_ns, body, self.context)
             if codec & SHARED:
                 waiting.codec, waiting.shared = codec ^ SHARED, self._server.segments.find(body)
             try:
@@ -212,7 +218,7 @@ class InferrerLink(FrameProtocol):
             except MLBuffetError as error:
                 waiting.refuse(error)
         elif kind == Kind.CALL:
-            self._server.call(self, frame_id, key.decode("ascii", "replace"), body)
+            self._server.call(self, frame_id, key.decode("ascii", "replace"), body, self.context)
         elif kind == Kind.PING:
             self.heard_at = self._loop.time()
             self.noted = split
@@ -255,13 +261,4 @@ class InferrerLink(FrameProtocol):
         if kind == Kind.REPLY:
             future.set_result(body)
         elif kind == Kind.ERROR:
-            future.set_exception(_read_error(body))
-
-
-def _read_error(body: bytes) -> MLBuffetError:
-    """The error that an inferrer answered with."""
-    try:
-        answer = orjson.loads(body)
-        return from_code(str(answer["code"]), str(answer["message"]))
-    except (ValueError, KeyError, TypeError):
-        return MLBuffetError("the inferrer's answer cannot be read")
+            future.set_exception(read_error(body))

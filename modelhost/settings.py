@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlbuffet.chassis.process import available_cores
-from mlbuffet.chassis.settings import Level, SettingsError, read_settings
+from mlbuffet.chassis.settings import Level, SettingsError, check_endpoint, read_settings
 from mlbuffet.endpoints import Address, is_loopback
 from modelhost.sizing import Ceilings
 
@@ -32,6 +32,8 @@ class ModelhostSettings:
     threads: int = 0
     queue: int = 1024
     drain_s: float = 10.0
+    slow_s: float = 1.0
+    traces_endpoint: str = ""
     log_level: Level = "INFO"
 
     @property
@@ -67,6 +69,7 @@ def read_modelhost_settings() -> ModelhostSettings:
     """
     settings = read_settings(ModelhostSettings, "MODELHOST_", os.environ)
     _check_channel(settings)
+    check_endpoint(settings.traces_endpoint, "MODELHOST_TRACES_ENDPOINT")
     if not is_loopback(settings.host):
         msg = f"health and metrics are served on loopback only; MODELHOST_HOST is {settings.host!r}"
         raise SettingsError(msg)

@@ -13,7 +13,7 @@ class Statistics:
 
     def __init__(self) -> None:
         self.restarts: Counter[str] = Counter()  # runners replaced, by reason
-        self.refusals: Counter[str] = Counter()  # requests not run, by error code
+        self.refusals: Counter[str] = Counter(QUEUE_FULL=0)  # requests not run, by error code
         self.succeeded = 0
         self.succeeded_ns = 0  # from arrival to answer, all together
         self.failed = 0

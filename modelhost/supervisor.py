@@ -20,7 +20,7 @@ from modelhost.tasks import CHECK_CPU_S, CHECK_S, CheckTask, RunnerTask
 
 log = logging.getLogger(__name__)
 
-OnFrame = Callable[[int, int, int, bytes], None]  # kind, split, number and body of what a runner says
+OnFrame = Callable[[int, int, int, bytes, bytes], None]  # kind, split, number, body and context of a runner's word
 
 _IDENTITY = Path(__file__).with_name("runtimes") / "identity.onnx"
 _LAST_WORD_S = 0.05  # what a child wrote before it ended may still be on its way
@@ -64,7 +64,7 @@ class ProcessLink(FrameProtocol):
     def frame_received(self, head: Head, key: bytes, body: bytes) -> None:  # noqa: ARG002
         """Hand on what the child says."""
         _, kind, _, _, split, frame_id, _ = head
-        self.on_frame(kind, split, frame_id, body)
+        self.on_frame(kind, split, frame_id, body, self.context)
 
 
 class FirstWord:
@@ -180,7 +180,7 @@ class Supervisor:
         with theirs:
             child = self.fork("check", task, [theirs.fileno()])
         _, link = await self._loop.create_unix_connection(
-            lambda: ProcessLink(lambda kind, _, __, body: word.take(kind, body)), sock=ours
+            lambda: ProcessLink(lambda kind, _, __, body, ___: word.take(kind, body)), sock=ours
         )
         try:
             return await word.wait(child, timeout_s)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import orjson
 
 from mlbuffet.channel import FrameProtocol, Kind
-from mlbuffet.errors import MLBuffetError, QueueFullError
+from mlbuffet.errors import MLBuffetError, QueueFullError, from_code
 from modelhost.segments import SharedBody
 
 _MOST_AHEAD, _BATCHES_AHEAD = 64, 2
@@ -39,8 +39,10 @@ class Waiting:
         "arrived_ns",
         "body",
         "codec",
+        "context",
         "deadline_ns",
         "frame_id",
+        "given_ns",
         "hand",
         "link",
         "shared",
@@ -50,7 +52,15 @@ class Waiting:
     )
 
     def __init__(  # noqa: PLR0913 - a frame's fields, and when it came
-        self, link: FrameProtocol, frame_id: int, codec: int, split: int, arrived_ns: int, deadline_ns: int, body: bytes
+        self,
+        link: FrameProtocol,
+        frame_id: int,
+        codec: int,
+        split: int,
+        arrived_ns: int,
+        deadline_ns: int,
+        body: bytes,
+        context: bytes = b"",
     ) -> None:
         self.link = link
         self.frame_id = frame_id
@@ -59,6 +69,8 @@ class Waiting:
         self.arrived_ns = arrived_ns
         self.deadline_ns = deadline_ns
         self.body = body
+        self.context = context  # whose it is
+        self.given_ns = arrived_ns  # when it was handed to the runner that has it
         self.shared: SharedBody | None = None  # where the body stands, when it came as a reference
         self.hand: Hand | None = None  # of the runner that has it, or is to have it again
         self.stopped = False  # the runtime was asked to end its run
@@ -74,6 +86,15 @@ class Waiting:
     def refuse(self, error: MLBuffetError) -> None:
         """Answer with an error."""
         send_error(self.link, self.frame_id, error)
+
+
+def read_error(body: bytes) -> MLBuffetError:
+    """The error that the other end answered with."""
+    try:
+        answer = orjson.loads(body)
+        return from_code(str(answer["code"]), str(answer["message"]))
+    except (ValueError, KeyError, TypeError):
+        return MLBuffetError("the answer cannot be read")
 
 
 def send_error(link: FrameProtocol, frame_id: int, error: MLBuffetError) -> None:
@@ -153,6 +174,7 @@ class RequestQueue:
             self.queued += 1
             self.queued_ns += now_ns - waiting.arrived_ns
         waiting.hand = hand
+        waiting.given_ns = now_ns
         self.given = number = self.given + 1
         self._ahead[number] = waiting
         return waiting
@@ -186,13 +208,17 @@ class RequestQueue:
             late.append(heapq.heappop(self.waiting)[2])
         return late
 
-    def abandon(self, is_gone: Callable[[Waiting], bool]) -> None:
-        """Forget requests whose client is gone; those that a runner has are marked."""
-        self.waiting = [item for item in self.waiting if not is_gone(item[2])]
-        heapq.heapify(self.waiting)
-        self._suspects = [waiting for waiting in self._suspects if not is_gone(waiting)]
-        for waiting in self._ahead.values():
-            waiting.abandoned = waiting.abandoned or is_gone(waiting)
+    def abandon(self, is_gone: Callable[[Waiting], bool]) -> list[Waiting]:
+        """Forget requests whose client is gone, and return them; those that a runner has are marked."""
+        here = [*self._suspects, *(item[2] for item in self.waiting), *self._ahead.values()]
+        gone = [waiting for waiting in here if not waiting.abandoned and is_gone(waiting)]
+        for waiting in gone:
+            waiting.abandoned = True
+        if gone:
+            self.waiting = [item for item in self.waiting if not item[2].abandoned]
+            heapq.heapify(self.waiting)
+            self._suspects = [waiting for waiting in self._suspects if not waiting.abandoned]
+        return gone
 
     def take_back(self, hand: Hand) -> dict[int, Waiting]:
         """Take out what a runner had that is no more, in its order."""

@@ -159,7 +159,6 @@ def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform, t
     def exposed(url: str) -> set[str]:
         return set(FAMILY.findall(requests.get(f"{url}/metrics", timeout=10).text))
 
-    # A process moves what it counted to where all can read it once a second.
     last = {"prediction_cache_hits_total", "model_training_operations_total"}
     wait_until(lambda: last <= exposed(platform.url), 10, "the requests' counts")
     registry = CollectorRegistry()

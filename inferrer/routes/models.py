@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
-from flask import Blueprint, Request, Response, request
+from flask import Blueprint, Request, Response, g, request
 
 from inferrer.adoption import adopt_all
 from inferrer.audit import concerns
@@ -124,6 +124,7 @@ def _changing(services: Services) -> Blueprint:
         )
         with services.repository.stage() as staged:
             fields = _receive(request, staged)
+            g.uploaded_bytes = staged.size_bytes
             options = replace(
                 options,
                 description=check_description(fields["model_description"]) if "model_description" in fields else None,

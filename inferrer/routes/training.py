@@ -9,8 +9,8 @@ from inferrer.audit import concerns_run
 from inferrer.services import Services
 from inferrer.terms import check_encoding
 from inferrer.trainer import Question, Reply
+from mlbuffet.chassis.context import current_context, header_fields
 from mlbuffet.chassis.forms import read_chunks
-from mlbuffet.chassis.web import request_id
 from mlbuffet.errors import BadRequestError, RunNotFoundError
 from mlbuffet.names import parse_ref
 
@@ -135,7 +135,7 @@ def _question(path: str, *, with_body: bool = False) -> Question:
     headers = {name: request.headers[name] for name in _ASKED if name in request.headers}
     if not with_body:
         headers.pop("Content-Length", None)
-    headers |= {"X-Request-Id": request_id(), "X-MLBuffet-Who": request.environ["mlbuffet.grant"].who}
+    headers |= header_fields(current_context.get()) | {"X-MLBuffet-Who": request.environ["mlbuffet.grant"].who}
     body = read_chunks(request.stream) if with_body else None
     return Question(request.method, f"{path}?{query}" if query else path, headers, body)
 

@@ -14,10 +14,11 @@ import grpc.aio
 
 from inferrer.access import METHODS, RPC, changes
 from inferrer.gate import Gate, RpcHead
+from inferrer.outcomes import Outcomes
 from inferrer.rpc.statuses import REQUEST_ID, abort, request_id_in
+from mlbuffet.chassis.context import FIELD, Contexts, current_context, log_fields
 from mlbuffet.chassis.request import PREDICT_BYTES
-from mlbuffet.chassis.telemetry import RequestCounts
-from mlbuffet.chassis.web import CLIENT_GONE, log_failure, log_gone, log_slow
+from mlbuffet.chassis.web import CLIENT_GONE, log_failure, log_gone
 from mlbuffet.errors import (
     BadRequestError,
     BusyError,
@@ -34,13 +35,27 @@ _OK = 200
 class RpcCall:
     """One call: who asks for how long, and which model it turned out to be for."""
 
-    __slots__ = ("_context", "model", "request_id", "route")
+    __slots__ = ("_context", "asked", "began_at", "model", "request_id", "route")
 
-    def __init__(self, context: Any, route: str) -> None:  # noqa: ANN401 - grpc has no types
+    def __init__(self, context: Any, route: str, contexts: Contexts) -> None:  # noqa: ANN401 - grpc has no types
         self._context = context
         self.route = route
         self.model = ""  # a registered name, or empty
-        self.request_id = request_id_in(context.invocation_metadata())
+        self.began_at = time.monotonic()
+        metadata = context.invocation_metadata()
+        self.request_id = request_id_in(metadata)
+        given = next((value for key, value in metadata if key == FIELD), "")
+        self.asked = contexts.begin(self.request_id, given.encode() if isinstance(given, str) else given)
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been handled."""
+        return time.monotonic() - self.began_at
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every record of it says."""
+        return log_fields(self.asked.line) | {"model": self.model, "seconds": round(self.seconds, 6)}
 
     @property
     def head(self) -> RpcHead:
@@ -60,13 +75,12 @@ Method = Callable[[bytes, RpcCall], Awaitable[bytes]]
 class Calls:
     """All calls of one process."""
 
-    def __init__(self, counts: RequestCounts, gate: Gate, *, most: int, message_s: float, slow_s: float) -> None:
+    def __init__(self, outcomes: Outcomes, gate: Gate, *, most: int, message_s: float) -> None:
         """`most` calls are taken at once; a call's message is there within `message_s`."""
-        self._counts = counts
+        self._outcomes = outcomes
         self._gate = gate
         self._most = most
         self._message_s = message_s
-        self._slow_s = slow_s
         self.active = 0
 
     def handler(self, route: str, method: Method) -> Any:  # noqa: ANN401 - grpc has no types
@@ -75,7 +89,7 @@ class Calls:
         async def handle(_: object, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
             self.active += 1
             try:
-                return await self._run(method, RpcCall(context, route), context)
+                return await self._run(method, RpcCall(context, route, self._outcomes.contexts), context)
             finally:
                 self.active -= 1
 
@@ -83,24 +97,23 @@ class Calls:
 
     async def _run(self, method: Method, call: RpcCall, context: Any) -> bytes:  # noqa: ANN401 - grpc has no types
         """Answer a call, or end it with an error; count it, and log it where it failed or was slow."""
-        began_at = time.monotonic()
+        current_context.set(call.asked.line)  # of this task, and of threads that it asks
         try:
             reply = await self._answer(method, call, context)
         except MLBuffetError as error:
-            self._ended(call, error.status)
-            log_failure(error, call.request_id, call.route)
+            self._failed(call, error)
             await abort(context, error, call.request_id)
             raise  # never reached: `abort` raises what ends the handler
         self._ended(call, _OK)
-        seconds = time.monotonic() - began_at
-        if seconds > self._slow_s:
-            log_slow(call.route, seconds, call.request_id)
+        if call.seconds > self._outcomes.recorded_s:
+            self._outcomes.record(call.route, _OK, **call.about)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         return reply
 
     def _ended(self, call: RpcCall, status: int) -> None:
         """Count a call, and record it where it changes something."""
-        self._counts.count(call.route, RPC, status, call.model)
+        self._outcomes.counts.count(call.route, RPC, status, call.model, call.seconds)
+        self._outcomes.end(call.asked, call.route, call.began_at, status, call.model)
         if changes(METHODS.get(call.route), RPC):
             self._gate.rpc_done(call.head, call.model, status)
 
@@ -146,8 +159,13 @@ class Calls:
         """Count and log a call that gRPC has ended: the client's time was over, or it left."""
         if call.remaining_s() == 0:
             error = DeadlineExceededError("the answer was not there within the time that the client allowed")
-            self._ended(call, error.status)
-            log_failure(error, call.request_id, call.route)
+            self._failed(call, error)
         else:
             self._ended(call, CLIENT_GONE)
-            log_gone(call.route, call.request_id)
+            log_gone(call.route, **call.about)
+
+    def _failed(self, call: RpcCall, error: MLBuffetError) -> None:
+        """Count and log a call that is answered with an error."""
+        self._ended(call, error.status)
+        self._outcomes.counts.failures[error.code] += 1
+        log_failure(error, route=call.route, **call.about)

@@ -41,7 +41,8 @@ class GatedHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has n
         async def refuse(_: object, context: Any) -> None:  # noqa: ANN401 - grpc has no types
             head = RpcHead(method, metadata, context.peer(), request_id_in(metadata))
             error = self._gate.rpc_told(fault, head)
-            self._counts.count(method, RPC, error.status, "")
+            self._counts.failures[error.code] += 1
+            self._counts.count(method, RPC, error.status, "", 0)
             log_failure(error, head.request_id, method)
             await abort(context, error, head.request_id)
 

@@ -40,7 +40,9 @@ class ModelInfer:
             else:
                 answer.set_result(reply)
 
-        sent = self._dataplane.start(ref, Payload(Codec.OIP_GRPC, 0, body), self._allowed_s(call), done)
+        sent = self._dataplane.start(
+            ref, Payload(Codec.OIP_GRPC, 0, body), self._allowed_s(call), done, call.asked.line
+        )
         try:
             return await answer
         except asyncio.CancelledError:

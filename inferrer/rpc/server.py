@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inferrer.gate import Gate
+from inferrer.outcomes import Outcomes
 from inferrer.rpc.calls import Calls
 from inferrer.rpc.gated import GatedHandlers
 from inferrer.rpc.health import Health
@@ -20,7 +21,6 @@ from inferrer.rpc.methods import methods
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings
 from mlbuffet.chassis.request import PREDICT_BYTES
-from mlbuffet.chassis.telemetry import RequestCounts
 from mlbuffet.oip import inference_pb2
 
 log = logging.getLogger(__name__)
@@ -57,14 +57,14 @@ def options_of(settings: InferrerSettings) -> list[tuple[str, int]]:
 class RpcServer:
     """Made and started on the process's event loop; `drain` ends it."""
 
-    def __init__(self, services: Services, counts: RequestCounts, gate: Gate) -> None:
+    def __init__(self, services: Services, outcomes: Outcomes, gate: Gate) -> None:
         settings = services.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._address = f"{host}:{settings.grpc_port}"
         self._options = options_of(settings)
-        self._calls = Calls(counts, gate, most=_MOST_CALLS, message_s=settings.timeout_s, slow_s=settings.slow_s)
+        self._calls = Calls(outcomes, gate, most=_MOST_CALLS, message_s=settings.timeout_s)
         self._health = Health((SERVICE,), lambda: services.ready)
-        self._handlers = GatedHandlers(gate, counts)
+        self._handlers = GatedHandlers(gate, outcomes.counts)
         handlers = {
             name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()
         }

@@ -39,6 +39,7 @@ class KnownHeads:
             or head.find(_END) != len(head) - len(_END)
             or not head.startswith(request.method)
             or request.expects
+            or b"traceparent" in request.fields  # hardly ever the same again
             or not request.keep_alive
         ):
             return False

@@ -64,6 +64,11 @@ class HttpServer:
         """The threads for a request."""
         return self._sent if request.complete else self._sending
 
+    @property
+    def handled(self) -> int:
+        """Requests that threads have, or that wait for one."""
+        return self._sending.running + self._sent.running
+
     def admit(self, connection: HttpConnection) -> bool:
         """Take a new connection; near the limit of descriptors idle ones are closed for it. False: there is no room."""
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

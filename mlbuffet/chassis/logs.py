@@ -8,17 +8,15 @@ import re
 import sys
 import time
 import traceback
-from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import orjson
 
+from mlbuffet.chassis.context import current_context, log_fields
+
 _JUMP_S = 5.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-
-# The request that this thread handles; every record made meanwhile carries it.
-current_request: ContextVar[str] = ContextVar("current_request", default="")
 # JSON allows these raw, but some readers take them for the end of a line, and some terminals for orders.
 _RAW = re.compile("[\x7f-\x9f\u2028\u2029]")
 
@@ -40,8 +38,7 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "event": record.getMessage(),
         }
-        if current_request.get():
-            line["request_id"] = current_request.get()
+        line |= log_fields(current_context.get())  # every record made for a request carries its id
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         shift_s = record.created - time.monotonic() - self._wall_ahead_s
         if abs(shift_s) > _JUMP_S:  # the clock was set since this process began: its times do not compare

@@ -75,6 +75,8 @@ class Request:
     received = 0
     body_limit = 0
     request_id = ""
+    began_at = 0.0  # when its lane took it
+    asked: Any = None  # whose it is, where more is known than its id
     peer = ""  # the address at the other end of the connection
     grant: Any = None  # what the gate made of the head
     stream: "BodyStream | None" = None

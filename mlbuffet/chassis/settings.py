@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
+from urllib.parse import urlsplit
 
 S = TypeVar("S")
 
@@ -41,6 +42,19 @@ def read_settings(cls: type[S], prefix: str, environ: Mapping[str, str]) -> S:
             raise SettingsError(msg)
         values[name] = _convert(variable, text, hints[name])
     return cls(**values)
+
+
+def check_endpoint(endpoint: str, variable: str) -> None:
+    """Refuse what is no address of a collector of traces; none at all is one.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    url = urlsplit(endpoint)
+    sound = url.scheme in {"http", "https"} and url.hostname and not (url.query or url.fragment or url.username)
+    if endpoint and not sound:
+        msg = f"{variable} is to be http(s)://host:port; received {endpoint[:80]!r}"
+        raise SettingsError(msg)
 
 
 def _read_file(variable: str, path: str) -> str:

@@ -1,6 +1,7 @@
 """What Flask does alike in every service: the V1 envelope, errors as answers, health and metrics routes."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
 from mlbuffet.chassis.connection import HttpConnection
-from mlbuffet.chassis.logs import current_request
+from mlbuffet.chassis.context import FIELD, context_line, current_context, read_traceparent
 from mlbuffet.chassis.request import Request, Room, phrase_of
 from mlbuffet.errors import (
     BadRequestError,
@@ -70,21 +71,22 @@ def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
 
 
-def log_failure(error: MLBuffetError, request_id: str, route: str) -> None:
+def log_failure(error: MLBuffetError, request_id: str, route: str, **more: object) -> None:
     """The one record of a request that failed."""
     level = logging.ERROR if error.code == MLBuffetError.code else logging.INFO
     fields = {"request_id": request_id, "route": route, "status": error.status, "code": error.code}
-    log.log(level, "request failed", extra=fields | {"why": error.message})
+    log.log(level, "request failed", extra=fields | {"why": error.message} | more)
 
 
-def log_gone(route: str, request_id: str) -> None:
+def log_gone(route: str, request_id: str, **more: object) -> None:
     """The one record of a request whose client left before its answer."""
-    log.info("client left", extra={"request_id": request_id, "route": route, "status": CLIENT_GONE})
+    log.info("client left", extra={"request_id": request_id, "route": route, "status": CLIENT_GONE} | more)
 
 
-def log_slow(route: str, seconds: float, request_id: str) -> None:
-    """The one record of a request that took long and succeeded."""
-    log.info("slow request", extra={"request_id": request_id, "route": route, "seconds": round(seconds, 3)})
+def seconds_since_begun() -> float:
+    """For how long the present request has been handled, the wait for this thread included."""
+    began_at: float = request.environ["mlbuffet.began_at"]
+    return time.monotonic() - began_at
 
 
 def request_id() -> str:
@@ -97,13 +99,13 @@ def install_errors(app: Flask) -> None:
     """Answer every failure of a route in V1's shape; what nobody foresaw is an INTERNAL without details."""
 
     def respond(error: MLBuffetError) -> Response:
-        log_failure(error, request_id(), route())
+        log_failure(error, request_id(), route(), seconds=round(seconds_since_begun(), 6))
         g.error_code = error.code
         headers, body = error_answer(error, request_id(), request.path.encode())
         return Response(body, error.status, headers)
 
     def gone(_: ClientGoneError) -> Response:
-        log_gone(route(), request_id())
+        log_gone(route(), request_id(), seconds=round(seconds_since_begun(), 6))
         return Response(status=CLIENT_GONE)
 
     def unforeseen(error: Exception) -> Response:
@@ -212,12 +214,13 @@ def make_app(name: str, *blueprints: Any) -> Flask:  # noqa: ANN401 - Blueprint 
 
 
 def _begin() -> None:
-    """Have every record that this thread makes carry the request's id."""
-    current_request.set(request_id())
+    """Have every record that this thread makes carry the request's id, and its trace."""
+    trace = read_traceparent(request.headers.get(FIELD, "").encode("latin-1"))
+    current_context.set(context_line(request_id(), trace))
 
 
 def _end(_: BaseException | None) -> None:
-    current_request.set("")
+    current_context.set(b"")
 
 
 def _sort_allow(response: Response) -> Response:

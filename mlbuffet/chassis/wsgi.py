@@ -5,6 +5,7 @@ import io
 import logging
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -99,6 +100,7 @@ def make_environ(request: "Request", connection: "HttpConnection") -> dict[str, 
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         "mlbuffet.request_id": request.request_id,
+        "mlbuffet.began_at": time.monotonic(),
         "mlbuffet.grant": request.grant,
         "mlbuffet.on_gone": lambda action: loop.call_soon_threadsafe(connection.watch, request, action),
     }
@@ -118,7 +120,7 @@ class Pool:
     def __init__(self, threads: int, waiting: int, name: str) -> None:
         self._threads = ThreadPoolExecutor(threads, name)
         self._most = threads + waiting
-        self._running = 0
+        self.running = 0
 
     def submit(self, call: "WsgiCall") -> None:
         """Run a call in a thread.
@@ -126,10 +128,10 @@ class Pool:
         Raises:
             BusyError: as many as may already run and wait.
         """
-        if self._running >= self._most:
-            msg = f"{self._running} requests are already being handled here"
+        if self.running >= self._most:
+            msg = f"{self.running} requests are already being handled here"
             raise BusyError(msg)
-        self._running += 1
+        self.running += 1
         self._threads.submit(call.run)
 
     def work(self, action: Callable[..., T], *arguments: object) -> Awaitable[T]:
@@ -138,7 +140,7 @@ class Pool:
 
     def left(self) -> None:
         """Say that a call has ended."""
-        self._running -= 1
+        self.running -= 1
 
     def close(self) -> None:
         """Begin no more."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from mlbuffet.channel import FrameReader, Kind, encode_frame
+from mlbuffet.blocking import FrameReader
+from mlbuffet.channel import Kind, encode_frame
 from tests.harness.platform import RunningPlatform
 
 _ID = 7

@@ -129,12 +129,6 @@ def warm_up(platform: RunningPlatform) -> None:
 
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(ask, range(192)))
-    # Counts are written once a second; the first time opens a file.
-    wait_until(lambda: all(_counts(item) for item in usage(platform).values() if item.role == "inferrer"))
-
-
-def _counts(worker: Usage) -> bool:
-    return any("/counter_" in link for link in worker.fds)
 
 
 def check_health(platform: RunningPlatform) -> None:

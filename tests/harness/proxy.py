@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from mlbuffet.channel import HEADER, Kind, encode_frame
+from mlbuffet.channel import HEADER, Kind, encode_frame, sizes_of
 from mlbuffet.endpoints import Address
 from tests.harness.platform import RunningPlatform, copy_samples
 
@@ -32,11 +32,12 @@ class Frame(NamedTuple):
     number: int
     time_ns: int
     body: bytes
+    context: bytes = b""
 
     def encoded(self) -> bytes:
         """It as bytes."""
-        head = encode_frame(self.kind, self.codec, self.split, self.key, self.number, self.time_ns, len(self.body))
-        return head + self.body
+        fields = self.kind, self.codec, self.split, self.key, self.number, self.time_ns, len(self.body), self.context
+        return encode_frame(*fields) + self.body
 
 
 class CutError(Exception):
@@ -224,12 +225,14 @@ def _frames(data: bytes, *, upward: bool) -> tuple[list[Frame], bytes]:
     """The whole frames in `data`, and what is left."""
     found, offset = [], 0
     while len(data) - offset >= HEADER.size:
-        length, kind, codec, key_size, split, number, time_ns = HEADER.unpack_from(data, offset)
+        length, kind, codec, names, split, number, time_ns = HEADER.unpack_from(data, offset)
+        key_size, context_size = sizes_of(names)
         start, end = offset + HEADER.size, offset + 4 + length
         if end > len(data):
             break
-        key, body = data[start : start + key_size], data[start + key_size : end]
-        found.append(Frame(upward, kind, codec, split, key, number, time_ns, body))
+        names_end = start + key_size + context_size
+        key, context, body = data[start : start + key_size], data[start + key_size : names_end], data[names_end:end]
+        found.append(Frame(upward, kind, codec, split, key, number, time_ns, body, context))
         offset = end
     return found, data[offset:]
 

@@ -15,7 +15,8 @@ import pytest
 import requests
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from mlbuffet.channel import Codec, FrameReader, Kind, encode_frame
+from mlbuffet.blocking import FrameReader
+from mlbuffet.channel import Codec, Kind, encode_frame
 from tests.harness.faults import is_alive
 from tests.harness.grpc_client import ask, channel, method, output, raw_request
 from tests.harness.invariants import GOLDEN, hosted, leftovers, modelhost_url, unharmed

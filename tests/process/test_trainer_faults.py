@@ -73,6 +73,8 @@ def test_what_is_asked_and_answered_goes_through_unread(shared: Proxied) -> None
     body = b"anything at all \xff\x00" * 1000
     headers = {"Content-Type": "multipart/form-data; boundary=x", "Idempotency-Key": "once", "X-MLBuffet-Who": "me"}
     headers |= {"X-Request-Id": "mine", "Authorization": "Bearer secret", "Cookie": "a=b"}
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    headers["traceparent"] = trace
     answer = requests.post(f"{platform.url}/api/v1/train/m.onnx?a=%C3%A9&a=2", data=body, headers=headers, timeout=10)
     assert (answer.status_code, answer.headers["Location"]) == (202, f"/api/v1/runs/{RUN}")
     assert answer.json() == {"run_id": RUN}
@@ -81,6 +83,7 @@ def test_what_is_asked_and_answered_goes_through_unread(shared: Proxied) -> None
     assert asked.digests[-1] == hashlib.sha256(body).hexdigest()
     assert sent["Content-Type"] == headers["Content-Type"]
     assert (sent["X-MLBuffet-Who"], sent["X-Request-Id"], sent["Idempotency-Key"]) == ("anonymous", "mine", "once")
+    assert sent["traceparent"] == trace
     assert not {"Authorization", "Cookie"} & set(sent), "what the gate has used is nobody else's"
     pieces = (body[start : start + 7000] for start in range(0, len(body), 7000))
     assert requests.post(f"{platform.url}/api/v1/train/m.onnx", data=pieces, timeout=10).status_code == 202

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlbuffet.blocking import FrameReader
 from mlbuffet.channel import (
     HEADER,
     MAX_FRAME_BYTES,
     FrameError,
     FrameProtocol,
-    FrameReader,
     Head,
     encode_frame,
 )
@@ -33,11 +33,12 @@ class Frame(NamedTuple):
     number: int
     time_ns: int
     body: bytes
+    context: bytes = b""
 
     def encoded(self) -> bytes:
         """It as bytes."""
-        head = encode_frame(self.kind, self.codec, self.split, self.key, self.number, self.time_ns, len(self.body))
-        return head + self.body
+        fields = self.kind, self.codec, self.split, self.key, self.number, self.time_ns, len(self.body), self.context
+        return encode_frame(*fields) + self.body
 
 
 class Collector(FrameProtocol):
@@ -51,7 +52,7 @@ class Collector(FrameProtocol):
     def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
         """Keep it."""
         _, kind, codec, _, split, frame_id, time_ns = head
-        self.frames.append(Frame(kind, codec, split, key, frame_id, time_ns, body))
+        self.frames.append(Frame(kind, codec, split, key, frame_id, time_ns, body, self.context))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say so."""
@@ -69,6 +70,7 @@ frames = st.builds(
     u64,
     u64,
     st.binary(max_size=300),
+    st.just(b"") | st.binary(max_size=255),
 )
 streams = st.lists(frames, max_size=12)
 
@@ -110,7 +112,7 @@ def test_the_blocking_end_reads_the_same_frames(sent: list[Frame], cuts: list[in
                 for kind, codec, split, number, time_ns, body in reader.read()
             ]
         writer.join()
-    assert received == [frame._replace(key=b"") for frame in sent]
+    assert received == [frame._replace(key=b"", context=b"") for frame in sent]
 
 
 def test_frames_larger_than_any_buffer_arrive() -> None:
@@ -138,6 +140,7 @@ BAD = [
     header(19, 0),
     header(20, 1),
     header(100, 200),
+    header(100, 200 << 8),
     header(MAX_FRAME_BYTES + 1, 0),
     header(2**32 - 1, 0),
 ]
