@@ -7,6 +7,7 @@ is the engine's own.
 
 import contextlib
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ GoneError = NotFound
 _CHECK_S = 2.0
 _CALL_S = 60.0
 _CONNECTIONS = 64
+_LOOK_S = 0.1
+_BEING_REMOVED = "already in progress"
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 _AWAY_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, DockerException, OSError)
 _AWAY = ("context canceled", "shutting down", "connection refused")
@@ -111,9 +114,16 @@ class Link:
             client.create_container_from_config(config, name)
 
     def remove(self, name: str) -> None:
-        """Remove a container, running or not; nothing is fine too."""
-        with contextlib.suppress(GoneError), self.asking() as client:
-            client.remove_container(name, v=True, force=True)
+        """Remove a container, running or not; nothing is fine too, and so is another one who is at it."""
+        try:
+            with contextlib.suppress(GoneError), self.asking() as client:
+                client.remove_container(name, v=True, force=True)
+        except TrainingError as error:
+            if _BEING_REMOVED not in error.message:
+                raise
+            ends_at = time.monotonic() + _CALL_S
+            while self.state_of(name) is not None and time.monotonic() < ends_at:
+                time.sleep(_LOOK_S)
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume; nothing is fine too."""

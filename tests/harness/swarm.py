@@ -146,8 +146,12 @@ class Node:
         for pid in (engine, *shims, *pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        # As with /run when a machine starts again: else the next engine takes a zombie for its containerd.
+        # As when a machine starts again: else the next engine takes a zombie for its containerd, and volumes are busy.
         (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for path in mounted:
+            if path.startswith(f"{self.folder}/data/volumes/"):
+                run("umount", "--lazy", path)
 
     def _owns(self, command_line: Path) -> bool:
         """Tell whether a process was started with this engine's folder."""

@@ -116,7 +116,7 @@ def test_t06_disks_are_full_before_the_machines_is(sent: Sent, trainer: Trainer)
         else:
             assert (found["number"], found["outcome"]) in {(0, "EROFS"), (0, "EACCES"), (0, "ENOENT")}, found
     assert len(sent.printed("fill")) == 20
-    assert abs(free_bytes(trainer.node) - sent.free_before) < 200 * MB
+    assert sent.free_before - free_bytes(trainer.node) < 1000 * MB
 
 
 def test_t03_nothing_is_left_of_any(sent: Sent, trainer: Trainer) -> None:

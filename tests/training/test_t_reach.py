@@ -106,7 +106,7 @@ def test_t12_a_live_script_has_the_hardened_options(trainer: Trainer) -> None:
     assert config["User"] not in {"", "0", "root", "0:0"}
     assert {mount["Type"] for mount in known["Mounts"]} <= {"volume", "tmpfs"}
     assert {mount["Destination"]: mount["RW"] for mount in known["Mounts"]} == {"/work": True, "/env": False}
-    assert list(known["NetworkSettings"]["Networks"]) == ["none"]
+    assert set(known["NetworkSettings"]["Networks"]) <= {"none"}
     assert asking.ended(run_id)["reason"] == "CANCELLED"
 
 
