@@ -6,18 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import orjson
 import pytest
 import requests
 
-from mlbuffet.generation import raise_generation
-from mlbuffet.index import generation_file, read_versions
-from mlbuffet.manifest import Manifest
-from tests.harness.faults import kill, name_of
+from tests.harness.faults import kill, name_of, plant_version
 from tests.harness.invariants import hosted, modelhost_url, unharmed
 from tests.harness.load import Load
 from tests.harness.onnx_models import constant, slow
@@ -142,23 +137,10 @@ def test_m18_a_runner_that_has_grown_is_replaced_between_two_requests(zoo: Runni
         assert metric(zoo, 'modelhost_version_memory_bytes{model="hungry"') < 200 << 20
 
 
-def plant(zoo: RunningPlatform, name: str, data: bytes) -> None:
-    """Put a version into the repository that no upload would let in, and make it the default."""
-    folder = zoo.repository / name
-    newest = max(read_versions(folder).items())[1]
-    version, digest = newest.version + 1, f"sha256:{sha256(data).hexdigest()}"
-    planted: Manifest = replace(newest, version=version, digest=digest, size_bytes=len(data))
-    (folder / str(version)).mkdir()
-    (folder / str(version) / "model.onnx").write_bytes(data)
-    (folder / str(version) / "manifest.json").write_bytes(orjson.dumps(planted.to_json()))
-    (folder / "default").write_text(f"{version}\n")
-    raise_generation(generation_file(zoo.repository), name)
-
-
 def test_a_version_that_ends_its_loader_is_quarantined_and_a_new_one_lifts_it(zoo: RunningPlatform) -> None:
     assert zoo.put("sound", constant(1)).status_code == 201
     with unharmed(zoo, resources=False):
-        plant(zoo, "sound", lethal())
+        plant_version(zoo, "sound", lethal())
         wait_until(lambda: _quarantined(zoo, "sound", 2), what="the quarantine")
         refused = zoo.predict("sound", [[1]])
         assert code_of(refused) == (503, "MODEL_QUARANTINED")

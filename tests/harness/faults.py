@@ -13,12 +13,18 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import orjson
 import pytest
 
+from mlbuffet.generation import raise_generation
+from mlbuffet.index import generation_file, read_versions
+from mlbuffet.manifest import Manifest
 from tests.harness.platform import ROOT, RunningPlatform, wait_until
 
 # Which process -------------------------------------------------------------------------------------------------------
@@ -209,6 +215,19 @@ def flip_bit(file: Path, rng: random.Random) -> None:
     data = bytearray(file.read_bytes())
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     file.write_bytes(data)
+
+
+def plant_version(platform: RunningPlatform, name: str, data: bytes) -> None:
+    """Put a version into the repository that no upload would let in, and make it the default."""
+    folder = platform.repository / name
+    newest = max(read_versions(folder).items())[1]
+    version, digest = newest.version + 1, f"sha256:{sha256(data).hexdigest()}"
+    planted: Manifest = replace(newest, version=version, digest=digest, size_bytes=len(data))
+    (folder / str(version)).mkdir()
+    (folder / str(version) / "model.onnx").write_bytes(data)
+    (folder / str(version) / "manifest.json").write_bytes(orjson.dumps(planted.to_json()))
+    (folder / "default").write_text(f"{version}\n")
+    raise_generation(generation_file(platform.repository), name)
 
 
 # Bugs ----------------------------------------------------------------------------------------------------------------
