@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import bcrypt
+
 from mlbuffet.deploying.authority import Pair, issue, issue_client, make_authority
 from mlbuffet.deploying.names import (
     AUTHORITY_LABEL,
@@ -18,7 +20,8 @@ from mlbuffet.deploying.names import (
     FIRST_KEYS,
     KEY_HASH,
     METRICS_KEY,
-    METRICS_USERS,
+    METRICS_PASSWORD,
+    METRICS_WEB,
     TRAINER_KEY,
     pair_names,
 )
@@ -27,6 +30,7 @@ from mlbuffet.keys import ADMIN, READ, Wish, new_key
 
 _HASHING_KEY_BYTES = 32
 _METRICS_USER = "metrics"
+_BCRYPT_COST = 10  # a password of 192 random bits needs no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,9 @@ def trainer_secret() -> Secret:
     return Secret(TRAINER_KEY, secrets.token_urlsafe(32).encode())
 
 
-def metrics_secret() -> tuple[Secret, str]:
-    """Who may see the metrics from outside, as HAProxy reads it, and that user's password."""
+def metrics_secrets() -> tuple[list[Secret], str]:
+    """Who may ask Prometheus, as it reads it; the password of that user, with which it asks itself, returned too."""
     password = secrets.token_urlsafe(24)
-    lines = ["userlist metrics", f"  user {_METRICS_USER} insecure-password {password}", ""]
-    return Secret(METRICS_USERS, "\n".join(lines).encode()), password
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(_BCRYPT_COST)).decode()
+    web = f'basic_auth_users:\n  {_METRICS_USER}: "{hashed}"\n'
+    return [Secret(METRICS_PASSWORD, password.encode()), Secret(METRICS_WEB, web.encode())], password

@@ -42,7 +42,9 @@ TRAINER_KEY = f"{STACK}_trainer_api_key"  # by which an inferrer knows the train
 KEY_HASH = f"{STACK}_key_hash"
 FIRST_KEYS = f"{STACK}_first_keys"
 METRICS_KEY = f"{STACK}_metrics_api_key"
-METRICS_USERS = f"{STACK}_metrics_users"
+METRICS_WEB = f"{STACK}_metrics_web"
+METRICS_PASSWORD = f"{STACK}_metrics_password"
+METRICS_ACCESS = (METRICS_PASSWORD, METRICS_WEB)  # these two as well
 KEYS = (FIRST_KEYS, METRICS_KEY, KEY_HASH)  # made together, in this order
 _CERTIFICATE = re.compile(rf"{STACK}_(?P<role>\w+?)_(?P<part>cert|key)(?P<suffix>_[1-9]\d*)?")
 
@@ -104,7 +106,7 @@ def newest_generation(secrets: Iterable[str]) -> int:
 
 def is_ours(secret: str) -> bool:
     """Tell whether a secret is one of those that this program makes."""
-    return secret in {AUTHORITY, ENGINE_AUTHORITY, TRAINER_KEY, *KEYS, METRICS_USERS} or is_certificate(secret)
+    return secret in {AUTHORITY, ENGINE_AUTHORITY, TRAINER_KEY, *KEYS, *METRICS_ACCESS} or is_certificate(secret)
 
 
 def is_certificate(secret: str) -> bool:

@@ -13,7 +13,7 @@ from mlbuffet.deploying.credentials import (
     authority_secret,
     certificate_secrets,
     key_secrets,
-    metrics_secret,
+    metrics_secrets,
     trainer_secret,
 )
 from mlbuffet.deploying.engine import Engine, EngineError
@@ -25,7 +25,7 @@ from mlbuffet.deploying.names import (
     GATEWAY,
     KEY_HASH,
     KEYS,
-    METRICS_USERS,
+    METRICS_WEB,
     NETWORK,
     ROLES,
     SUBNET,
@@ -96,9 +96,9 @@ class Preparation:
         if KEY_HASH not in present:
             made, key = key_secrets(self._now)
             self._replace(made, present)
-        if METRICS_USERS not in present:
-            secret, password = metrics_secret()
-            self._create(secret)
+        if METRICS_WEB not in present:
+            made, password = metrics_secrets()
+            self._replace(made, present)
         return key, password
 
     def renew_certificates(self) -> int:

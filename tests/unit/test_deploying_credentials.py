@@ -8,6 +8,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import bcrypt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,11 +22,11 @@ from mlbuffet.deploying.credentials import (
     authority_secret,
     certificate_secrets,
     key_secrets,
-    metrics_secret,
+    metrics_secrets,
     trainer_secret,
     write_own,
 )
-from mlbuffet.deploying.names import KEYS, ROLES, certificate_names
+from mlbuffet.deploying.names import KEYS, METRICS_ACCESS, ROLES, certificate_names
 from mlbuffet.deploying.remote import engine_files, write_engine_files
 from mlbuffet.keyfile import read_hashing_key, read_keys
 
@@ -207,10 +208,20 @@ def test_the_first_keys_open_and_are_not_written_down() -> None:
     assert json.loads(by_name["mlbuffet_first_keys"])["keys"][0]["id"] == text.partition(".")[0]
 
 
+def test_prometheus_knows_the_password_as_a_hash() -> None:
+    (plain, web), password = metrics_secrets()
+    assert (plain.name, web.name) == METRICS_ACCESS
+    assert plain.content.decode() == password
+    assert password.encode() not in web.content
+    head, user = web.content.decode().splitlines()
+    assert head == "basic_auth_users:"
+    hashed = user.removeprefix('  metrics: "').removesuffix('"')
+    assert bcrypt.checkpw(password.encode(), hashed.encode())
+
+
 def test_secrets_are_not_shown_by_accident(authority: Pair) -> None:
-    secret, password = metrics_secret()
-    assert password in secret.content.decode()
-    assert password not in repr(secret)
+    made, password = metrics_secrets()
+    assert password not in repr(made)
     both = Authorities(authority, make_authority(NOW))
     assert "PRIVATE" not in repr([both, certificate_secrets(both, "engine", 1, NOW)])
     secret = trainer_secret()

@@ -14,7 +14,15 @@ from mlbuffet.deploying.commands import Command
 from mlbuffet.deploying.credentials import Folder
 from mlbuffet.deploying.deployment import Deployment
 from mlbuffet.deploying.engine import Engine, EngineError
-from mlbuffet.deploying.names import KEYS, ROLES, SERVICES, certificate_names, full_name, pair_names
+from mlbuffet.deploying.names import (
+    KEYS,
+    METRICS_ACCESS,
+    ROLES,
+    SERVICES,
+    certificate_names,
+    full_name,
+    pair_names,
+)
 from mlbuffet.deploying.preparation import Preparation
 
 NOW = datetime.now(UTC)
@@ -145,7 +153,7 @@ def test_init_makes_what_is_missing_and_then_nothing(engine: Memory, preparation
     key, password = init(preparation)
     assert key
     assert password
-    others = {"mlbuffet_ca", "mlbuffet_engine_ca", "mlbuffet_trainer_api_key", "mlbuffet_metrics_users"}
+    others = {"mlbuffet_ca", "mlbuffet_engine_ca", "mlbuffet_trainer_api_key", *METRICS_ACCESS}
     assert set(engine.secrets) == {*others, *KEYS, *certificate_names(1)}
     engine.changes.clear()
     assert init(preparation) == ("", "")
