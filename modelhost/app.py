@@ -19,9 +19,8 @@ from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
 from mlbuffet.chassis.scrape import ScrapeServer
-from mlbuffet.chassis.tally import Tally, TallyCollector
 from mlbuffet.chassis.telemetry import exposition
-from mlbuffet.chassis.vitals import FAMILIES, Vitals
+from mlbuffet.chassis.vitals import VitalsCollector
 from mlbuffet.chassis.web import NoLane, health_routes, make_app
 from mlbuffet.endpoints import Address, listen, remove_dead_sockets
 from mlbuffet.generation import create_generation
@@ -157,9 +156,9 @@ def _tracer(settings: ModelhostSettings) -> "Tracer | None":
 
 def _registry(settings: ModelhostSettings, channel: ChannelServer) -> CollectorRegistry:
     """Everything that Prometheus is shown."""
-    registry, tally = CollectorRegistry(), Tally()
-    registry.register(HostMetrics(channel, Vitals(tally)))
-    registry.register(TallyCollector(tally, FAMILIES))
+    registry = CollectorRegistry()
+    registry.register(HostMetrics(channel))
+    registry.register(VitalsCollector())
     registry.register(VersionMetrics(channel.inventory))
     registry.register(Expiry(settings.tls_folder))
     return registry

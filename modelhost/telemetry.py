@@ -8,7 +8,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mlbuffet.chassis.tally import Family, Values
-from mlbuffet.chassis.vitals import Vitals
 from modelhost.ends import STEPS
 from modelhost.inventory import Inventory
 from modelhost.progress import ROWS, SPREADS
@@ -91,15 +90,12 @@ class VersionMetrics(_OnLoop):
 class HostMetrics(_OnLoop):
     """The modelhost itself; what runners have counted stays when they and their version have left."""
 
-    def __init__(self, server: ChannelServer, vitals: Vitals) -> None:
-        """`vitals` are the server process's own."""
+    def __init__(self, server: ChannelServer) -> None:
         super().__init__()
         self._server = server
-        self._vitals = vitals
 
     def families(self) -> Iterator[Metric]:
         """Of the whole."""
-        self._vitals.measure()
         server, inventory = self._server, self._server.inventory
         yield _gauge("modelhost_ready", "1 when predictions can be answered", inventory.ready)
         yield _gauge("modelhost_inferrers", "Inferrer processes that are connected", len(server.links))

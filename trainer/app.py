@@ -21,6 +21,7 @@ from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.request import Limits
 from mlbuffet.chassis.scrape import ScrapeServer
 from mlbuffet.chassis.telemetry import exposition
+from mlbuffet.chassis.vitals import VitalsCollector
 from mlbuffet.chassis.web import NoLane, answer, health_routes, make_app
 from mlbuffet.endpoints import Address, listen
 from trainer import unisolated
@@ -159,6 +160,7 @@ async def _serve_own(
     registry = CollectorRegistry()
     registry.register(TrainerMetrics(training.store, stations, settings.docker_certs))
     registry.register(Expiry(settings.tls_folder))
+    registry.register(VitalsCollector())
     health = lambda: training.ready, lambda: exposition(registry)
     app = make_app("trainer", health_routes(*health))
     limits = Limits(body_bytes=_OWN_BODY_BYTES, threads=_OWN_THREADS)

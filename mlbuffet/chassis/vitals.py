@@ -10,10 +10,13 @@ import platform
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mlbuffet.chassis.tally import Family, Tally
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from mlbuffet.chassis.tally import Family, Tally, TallyCollector
 
 _CPU = Family("process_cpu_seconds", "Processor time used")
 _GC_RUNS = Family("python_gc_collections", "Runs of the garbage collector", ("generation",))
@@ -76,6 +79,20 @@ class Vitals:
         passed, idle = (now - then for now, then in zip(self._machine, before, strict=True))
         if passed > 0:
             tally.set(_CPU_USAGE, round(100 * (1 - idle / passed), 1))
+
+
+class VitalsCollector(Collector):
+    """Of a service of one process, measured when Prometheus asks."""
+
+    def __init__(self) -> None:
+        tally = Tally()
+        self._vitals = Vitals(tally)
+        self._shown = TallyCollector(tally, FAMILIES)
+
+    def collect(self) -> Iterator[Metric]:
+        """What is now."""
+        self._vitals.measure()
+        return self._shown.collect()
 
 
 class _Growing:

@@ -18,6 +18,7 @@ import trustme
 
 from mlbuffet.certificates import INFERRER, MODELHOST, TRAINER
 from tests.harness.platform import ROOT, free_port, wait_until
+from tests.harness.programs import required
 from tests.harness.tls import write_certificate
 
 
@@ -100,6 +101,15 @@ def test_without_engines_it_says_so(tmp_path: Path) -> None:
         assert asked.ask("GET", "/api/v1/runs", Host="elsewhere.test")[0] == 421
         assert requests.get(f"http://127.0.0.1:{port}/health/ready", timeout=5).status_code == 503
         assert 'trainer_runs{state="RUNNING"} 0.0' in requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+
+
+def test_promtool_finds_nothing_in_what_the_trainer_shows(tmp_path: Path) -> None:
+    promtool = required("promtool")
+    with _trainer(tmp_path, TRAINER_CHANNEL=f"unix:{tmp_path}/trainer.sock") as port:
+        shown = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+    done = subprocess.run([promtool, "check", "metrics"], input=shown, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert "process_cpu_seconds_total" in shown
 
 
 def asked_for_nothing() -> Mapping[str, object]:
