@@ -37,6 +37,7 @@ ADDRESS = "unisolated"
 
 _GRACE_S = 5.0
 _STOP_S = _GRACE_S + 5.0
+_TELL_S = 0.1
 _PIECE_BYTES = 1 << 16
 _OPEN_FILES = 4096
 _SIGNALLED = 128
@@ -201,9 +202,7 @@ class UnisolatedEngine:
         with self._lock:
             child = self._children.pop(run_id, None)
         if child is not None:
-            if child.process.poll() is None:
-                child.process.send_signal(signal.SIGINT)
-                child.process.wait()
+            _end(child.process)
             if child.process.stdout is not None:
                 child.process.stdout.close()
         shutil.rmtree(self._work(run_id).parent, ignore_errors=True)
@@ -226,6 +225,14 @@ class UnisolatedEngine:
             "NOFILE": _OPEN_FILES,
             "CORE": 0,
         }
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a minder with its script at once; told again and again, since until it listens it may ignore it."""
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_TELL_S)
 
 
 def _command(run: Run) -> list[str]:

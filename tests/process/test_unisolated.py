@@ -233,6 +233,23 @@ def test_t16_a_script_of_a_trainer_that_is_gone_is_lost(bench: Bench) -> None:
     assert (seen.state, seen.lost) == ("absent", True)
 
 
+@pytest.fixture
+def _interrupts_ignored() -> Iterator[None]:
+    """As in what a shell runs in the background: programs that are started inherit it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts_ignored")
+def test_a_script_is_ended_that_has_hardly_begun(bench: Bench) -> None:
+    run = bench.started("import time; time.sleep(600)")
+    ending = threading.Thread(target=bench.engine.clean, args=(run.run_id,), daemon=True)
+    ending.start()
+    ending.join(30)
+    assert not ending.is_alive()
+
+
 def test_requirements_that_cannot_be_had_fail_with_what_pip_says(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_RETRIES", "0")
     run, folder = bench.made("pass", 1, MIB, {})
