@@ -4,6 +4,7 @@ https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics. A 
 tally, again and again; one that is no more leaves behind what it has used, and no gauges.
 """
 
+import contextlib
 import gc
 import os
 import platform
@@ -60,8 +61,8 @@ class Vitals:
         self.measure()
 
     def measure(self) -> None:
-        """Bring everything up to date."""
-        with self._lock:
+        """Bring everything up to date; where no descriptor is free to look with, what was known before stands."""
+        with self._lock, contextlib.suppress(OSError):
             self._measure()
 
     def _measure(self) -> None:

@@ -52,6 +52,7 @@ def ask_all(zoo: RunningPlatform, model: str, inputs: list[np.ndarray]) -> list[
         return list(threads.map(ask, inputs))
 
 
+@pytest.mark.alone
 def test_requests_that_pile_up_run_together_and_get_their_own_rows(zoo: RunningPlatform) -> None:
     rng = np.random.default_rng(7)
     inputs = [rng.random((rng.integers(1, 5), 4), np.float32) for _ in range(REQUESTS)]

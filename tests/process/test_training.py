@@ -225,7 +225,8 @@ def words(script: str, *more: object) -> list[object]:
 
 
 def test_train_follows_and_ends_as_the_run_does(up: Up, folder: Path) -> None:
-    done = cli(up, folder, *words("good.py", "--param", "c=0.5", "--param", "name=x", "--timeout", 60, "--follow"))
+    (folder / "slow.py").write_text(f"import time; time.sleep(2)\n{COPY}")
+    done = cli(up, folder, *words("slow.py", "--param", "c=0.5", "--param", "name=x", "--timeout", 60, "--follow"))
     assert done.returncode == 0, done.stderr
     assert "arguments ['--c', '0.5', '--name', 'x'] größer\t\\x1b[2J\n" in done.stdout, "it cannot steer the terminal"
     assert re.search(r"^\S+ RUNNING", done.stderr, re.MULTILINE)
