@@ -57,7 +57,7 @@ def started(variant: Variant) -> Iterator[None]:
         repository.mkdir()
         copy_samples(repository)
         ways = ["--port", str(port), "--grpc-port", str(grpc_port), "--repository", str(repository)]
-        command = [sys.executable, "-c", variant.code, "up", *ways]
+        command = [sys.executable, "-c", variant.code, "up", "--no-metrics", *ways]
         process = subprocess.Popen(command, cwd=variant.folder, stdout=log, stderr=log, start_new_session=True)
         with running(process):
             variant.pid, variant.url = process.pid, f"http://127.0.0.1:{port}"
