@@ -13,7 +13,7 @@ from tests.harness.stack import Stack
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 MODELS, LATE_S = (200, 60.0) if SOAK else (12, 10.0)
-COUNTS = {"edge": 1, "metrics": 1, "inferrer": 2}
+COUNTS = {"edge": 1, "metrics": 1, "inferrer": 2, "trainer": 1}
 READY_S = 120.0
 
 
@@ -50,6 +50,17 @@ def failed(stack: Stack) -> set[str]:
 
 
 @pytest.fixture
+def emptied(stack: Stack) -> Iterator[Stack]:
+    """The stack with everything that is to run running before, and after, whatever becomes of the test."""
+    stack.whole()
+    yield stack
+    scale(stack, {**COUNTS, "modelhost": 2})
+    has_mirror(stack, "active")
+    wait_until(lambda: is_ready(stack), READY_S, "being ready")
+    stack.whole()
+
+
+@pytest.fixture
 def models(stack: Stack) -> Iterator[dict[str, float]]:
     """Models that all have to be there again."""
     numbers = {f"cold-{number}": float(number) for number in range(MODELS)}
@@ -59,8 +70,8 @@ def models(stack: Stack) -> Iterator[dict[str, float]]:
     stack.delete(*numbers)
 
 
-def test_d09_a_cold_start_in_any_order_with_late_modelhosts(stack: Stack, models: dict[str, float]) -> None:
-    stack.whole()
+def test_d09_a_cold_start_in_any_order_with_late_modelhosts(models: dict[str, float], emptied: Stack) -> None:
+    stack = emptied
     has_mirror(stack, "drain")
     scale(stack, dict.fromkeys([*COUNTS, "modelhost"], 0))
     wait_until(lambda: not any(node.containers() for node in stack.lab.nodes), 90, "nothing running")
