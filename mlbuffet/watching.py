@@ -17,6 +17,8 @@ RULES = Path(__file__).resolve().parents[1] / "metrics" / "rules"
 _PROGRAM = "prometheus"
 _SUFFIX = ".targets.json"
 _STARTED = b" started"
+# What was lost while Prometheus itself was away is soon forgotten, and its alert with it.
+_FORGETS = "--query.lookback-delta=30s"
 _KEPT = ("--storage.tsdb.retention.time=15d", "--storage.tsdb.retention.size=512MB")
 _HOST_PORT = 9100
 
@@ -99,5 +101,6 @@ def prometheus(watch: Watch, inferrer: str, targets: Path) -> tuple[str, ...]:
         f"--storage.tsdb.path={watch.folder}",
         f"--web.listen-address=127.0.0.1:{watch.port}",
         "--log.level=warn",
+        _FORGETS,
         *_KEPT,
     )
