@@ -11,7 +11,7 @@ from tests.harness.platform import ROOT, wait_until
 from tests.harness.stack import Stack
 from tests.harness.steady_load import Order, Result, SteadyLoad
 from tests.harness.swarm import run
-from tests.training.asking import OVER, Asking
+from tests.training.asking import Asking
 from tests.training.host import left_of
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
@@ -33,18 +33,27 @@ WORST: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def asking(stack: Stack) -> Iterator[Asking]:
-    """A client of the stack, whose trainer has two slots on each node."""
-    stack.lab.deploy("up", "--engines", ",".join(f"{engine}=2" for engine in stack.lab.engines))
+    """A client of the stack, whose trainer has slots on both nodes, most on the first.
+
+    So that is where a run goes while nothing else runs: it alone has a way to the package index.
+    """
+    first, second = stack.lab.engines
+    stack.lab.deploy("up", "--engines", f"{first}=3,{second}=2")
     client = Asking(stack.url, stack.headers)
-    wait_until(lambda: client.send(b"", model="nothing.onnx").status_code == 202, 60, "a run being taken")
-    wait_until(lambda: _has_ended(client), 60, "the end of the run")
+    wait_until(lambda: _goes_to(client, first), 120, "a run going to the first node")
     yield client
     stack.lab.deploy("up", "--engines", "")
 
 
-def _has_ended(asking: Asking) -> bool:
-    """Tell whether nothing runs: the next one goes to the first node, which alone has a way to the package index."""
-    return {run["state"] for run in asking.get("runs").json()["runs"]} <= OVER
+def _goes_to(asking: Asking, engine: str) -> bool:
+    """Tell whether a run is taken, and carried out there."""
+    sent = asking.send(b"", model="nothing.onnx")
+    return sent.status_code == 202 and asking.ended(sent.json()["run_id"])["engine"] == engine
+
+
+def _answers(asking: Asking) -> bool:
+    """Tell whether the trainer answers, whichever inferrer is asked."""
+    return all(asking.get("runs").status_code == 200 for _ in range(8))
 
 
 def _left(stack: Stack, run_id: str) -> list[str]:
@@ -109,6 +118,7 @@ def test_a_trainer_that_is_lost_is_replaced_and_goes_on(stack: Stack, asking: As
     (before,) = stack.lab.first.containers("trainer")
     stack.lab.first.docker("kill", before)
     wait_until(lambda: stack.lab.first.containers("trainer") not in ([], [before]), 60, "another trainer")
+    wait_until(lambda: _answers(asking), 60, "it answering")
     for name, run_id in sent.items():
         ended = asking.ended(run_id)
         assert (ended["state"], ended["model_version"]) == ("FINISHED", 1), ended

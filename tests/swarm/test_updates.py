@@ -41,7 +41,8 @@ def make_newer(lab: Lab) -> None:
     for service in ("inferrer", "modelhost"):
         build_changed(lab, service, "newer", "LABEL org.opencontainers.image.version=9.9.9", NEWER)
     lab.copy_image("mlbuffet/modelhost:newer")
-    lab.first.docker("tag", f"mlbuffet/metrics:{TAG}", "mlbuffet/metrics:newer")
+    for service in ("metrics", "trainer"):
+        lab.first.docker("tag", f"mlbuffet/{service}:{TAG}", f"mlbuffet/{service}:newer")
 
 
 def versions(stack: Stack) -> set[str]:
