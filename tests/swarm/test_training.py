@@ -21,8 +21,8 @@ time.sleep(4)
 shutil.copy(os.environ["MLBUFFET_DATASET"], os.environ["MLBUFFET_MODEL_PATH"])
 """
 RATE = 1500.0  # about 70 % of what the stack answers on two cores
-# On two cores the engine's own work, a gigabyte of log and memory that is filled, is beside the stack's: 50 to 170 ms were
-# measured where 36 are usual alone. What is held here is that it does not become much more.
+# On two cores the engine's own work, a gigabyte of log and memory that is filled, is beside the stack's: up to 170 ms
+# were measured where 36 are usual alone. What is held here is that it does not become much more.
 FLOOR_S = 0.4
 MB = 1 << 20
 WORST: list[tuple[str, dict[str, Any]]] = [
