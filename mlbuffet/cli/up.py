@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--metrics-key",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File of an API key with the scope read, where there are keys: Prometheus asks with it.",
+    help="File of an API key with the scope models:read, where there are keys: Prometheus asks with it.",
 )
 @click.option("--metrics/--no-metrics", default=True, help="Whether to start Prometheus.")
 @click.option(
