@@ -134,6 +134,7 @@ def test_rows_that_must_not_be_joined_are_not_whatever_the_operator_says(zoo: Ru
 def test_who_is_due_first_is_served_first(zoo: RunningPlatform) -> None:
     (runner,) = serve(zoo, "slow", runners=1)
     order: list[str] = []
+    steps = STEPS_OF_A_SECOND // 50  # long enough that threads note the answers in the order in which they come
 
     def ask(name: str, steps: int, timeout_s: int) -> None:
         answer = zoo.predict("slow", [steps], **{"X-Request-Timeout-Ms": str(timeout_s * 1000)})
@@ -146,16 +147,16 @@ def test_who_is_due_first_is_served_first(zoo: RunningPlatform) -> None:
     ask("first", STEPS_OF_A_SECOND // 10, 50)  # so that it is known how slow it is: two at most go ahead
     with unharmed(zoo), ThreadPoolExecutor(32) as threads:
         with held(runner):
-            asked = [threads.submit(ask, "ahead", 1000, 55) for _ in range(2)]
+            asked = [threads.submit(ask, "ahead", steps, 55) for _ in range(2)]
             all_wait(2)
-            asked += [threads.submit(ask, "late", 1000, 50) for _ in range(8)]
+            asked += [threads.submit(ask, "late", steps, 50) for _ in range(8)]
             all_wait(10)
-            asked += [threads.submit(ask, "soon", 1000, 40) for _ in range(8)]
+            asked += [threads.submit(ask, "soon", steps, 40) for _ in range(8)]
             all_wait(18)
         for answered in asked:
             answered.result()
     waited = [name for name in order if name in {"late", "soon"}]
-    # Which of two answers that come together is noted first is the threads' matter.
+    # Which of two answers that come together is noted first is the threads' matter all the same.
     assert waited[:6] == ["soon"] * 6, waited
     assert waited[-6:] == ["late"] * 6, waited
 
