@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -18,8 +19,13 @@ from inferrer.settings import InferrerSettings, open_keys, read_inferrer_setting
 from mlbuffet.chassis.logs import configure_logs
 from mlbuffet.chassis.process import ignore_signals, settle_memory
 from mlbuffet.chassis.settings import SettingsError
+from mlbuffet.chassis.shares import Shares
+
+if TYPE_CHECKING:
+    from inferrer.worker import LaneWorker
 
 _PORT_WAIT_S = 5.0
+_LEAST_PLACES = 16
 
 
 class RootLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -46,6 +52,7 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
         """`held` keeps others off the gRPC port, for as long as the arbiter lives."""
         self._settings = settings
         self._held = held
+        self._shares = Shares(max(2 * settings.worker_count, _LEAST_PLACES))
         super().__init__()
 
     def load_config(self) -> None:
@@ -60,10 +67,20 @@ class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "graceful_timeout": math.ceil(settings.drain_notice_s + settings.drain_s) + 2,
             "logger_class": RootLogger,
             "control_socket_disable": True,
+            "pre_fork": self._place,
             "post_fork": self._release,
+            "child_exit": self._free,
         }
         for name, value in values.items():
             self.cfg.set(name, value)
+
+    def _place(self, _: object, worker: "LaneWorker") -> None:
+        """Give a worker that is about to be forked a place among the others."""
+        worker.share = self._shares.take()
+
+    def _free(self, _: object, worker: "LaneWorker") -> None:
+        """Have the place again, however the worker ended."""
+        worker.share.free()
 
     def _release(self, _: object, __: object) -> None:
         """Leave the port to the arbiter: one killed must not be outlived by its hold."""

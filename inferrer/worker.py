@@ -21,6 +21,7 @@ from inferrer.settings import InferrerSettings
 from mlbuffet.chassis.http import HttpServer
 from mlbuffet.chassis.process import die_with_parent, settle_memory
 from mlbuffet.chassis.request import Limits
+from mlbuffet.chassis.shares import Share
 
 if TYPE_CHECKING:
     from inferrer.rpc.server import RpcServer
@@ -31,6 +32,8 @@ _CONNECT_S = 3.0
 
 class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One inferrer process under gunicorn's arbiter."""
+
+    share: Share  # its place among the others
 
     def init_signals(self) -> None:
         """Only end or ignore here: the loop takes the signals over."""
@@ -56,7 +59,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         loop.add_signal_handler(signal.SIGQUIT, stop.set)
         inferrer = Inferrer(self.wsgi)
         beating = loop.create_task(self._beat())
-        server = _make_server(inferrer)
+        server = _make_server(inferrer, self.share)
         await _connected(inferrer)
         listeners = Listeners([listener.sock for listener in self.sockets], server)
         listeners.open()
@@ -83,7 +86,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             await asyncio.sleep(_TICK_S)
 
 
-def _make_server(inferrer: Inferrer) -> HttpServer:
+def _make_server(inferrer: Inferrer, share: Share) -> HttpServer:
     settings: InferrerSettings = inferrer.settings
     limits = Limits(
         body_bytes=settings.upload_bytes,
@@ -93,7 +96,7 @@ def _make_server(inferrer: Inferrer) -> HttpServer:
         keep_alive_s=settings.keep_alive_s,
         threads=settings.threads,
     )
-    return HttpServer(inferrer.app, inferrer.lane, limits, gate=inferrer.gate, lane_on=settings.lane)
+    return HttpServer(inferrer.app, inferrer.lane, limits, gate=inferrer.gate, lane_on=settings.lane, share=share)
 
 
 async def _connected(inferrer: Inferrer) -> None:

@@ -47,7 +47,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell whoever waits for the rest of a body, to write, or to answer, that nobody is there."""
-        self.server.connections.discard(self)
+        self.server.leave(self)
         self._transport = None
         self.deaf = self._closed = True
         self._writable.set()

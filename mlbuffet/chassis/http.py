@@ -13,6 +13,7 @@ from mlbuffet.chassis.connection import HttpConnection
 from mlbuffet.chassis.heads import KnownHeads
 from mlbuffet.chassis.hosts import HostPolicy
 from mlbuffet.chassis.request import Gate, Lane, Limits, Request
+from mlbuffet.chassis.shares import Share
 from mlbuffet.chassis.wsgi import Pool, WSGIApplication
 
 _OTHER_DESCRIPTORS = 64  # listeners, channels, logs, counters; besides, each thread may hold two files
@@ -39,7 +40,9 @@ class HttpServer:
         *,
         gate: Gate | None = None,
         lane_on: bool = True,
+        share: Share | None = None,
     ) -> None:
+        """`share` is what this process tells those that it shares its sockets with."""
         self.app = app
         self.gate = gate or HostPolicy()
         self.lane = lane
@@ -47,6 +50,7 @@ class HttpServer:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.connections: set[HttpConnection] = set()
+        self.share = share or Share()
         self.heads = KnownHeads()
         self.draining = False  # each answer then ends its connection
         # Apart, so that clients who are slow to send hold no thread that those who have sent all could use.
@@ -77,7 +81,13 @@ class HttpServer:
         )
         if admitted:
             self.connections.add(connection)
+            self.share.tell(len(self.connections))
         return admitted
+
+    def leave(self, connection: HttpConnection) -> None:
+        """Forget a connection that is closed."""
+        self.connections.discard(connection)
+        self.share.tell(len(self.connections))
 
     def close_idle(self) -> int:
         """Close some of the idle connections, those first that will expire first; returns how many."""
