@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from mlbuffet.channel import HEADER, check_length, sizes_of
 
+Frame = tuple[int, int, int, int, int, memoryview]  # kind, codec, split, id, time and body
+
 
 class FrameReader:
     """The blocking end, for a runner: reads all frames that are there, without copying their bodies."""
@@ -15,8 +17,8 @@ class FrameReader:
         self._filled = 0
         self._used = 0
 
-    def read(self) -> Iterator[tuple[int, int, int, int, int, memoryview]]:
-        """Wait for at least one frame; yields kind, codec, split, id, time and body, valid until the next call.
+    def read(self) -> Iterator[Frame]:
+        """Wait for at least one frame; yields them; their bodies are valid until the next call.
 
         Raises:
             EOFError: the peer is gone.
@@ -46,7 +48,7 @@ class FrameReader:
             self._buffer = self._buffer[: self._filled] + bytearray(length + 4 - self._filled)
         return self._filled >= int(length) + 4
 
-    def _frames(self) -> Iterator[tuple[int, int, int, int, int, memoryview]]:
+    def _frames(self) -> Iterator[Frame]:
         view = memoryview(self._buffer)
         while self._filled - self._used >= HEADER.size:
             length, kind, codec, names, split, frame_id, time_ns = HEADER.unpack_from(view, self._used)

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import numpy as np
 import orjson
 
 from mlbuffet.blocking import FrameReader
-from mlbuffet.channel import SHARED, Codec, Kind, encode_frame
+from mlbuffet.channel import Codec, Kind, encode_frame
 from mlbuffet.chassis.process import open_memory, own_memory_bytes, set_name, settle_memory
-from mlbuffet.errors import BadRequestError, DeadlineExceededError, MLBuffetError, ResourceLimitError
+from mlbuffet.errors import DeadlineExceededError, MLBuffetError, ResourceLimitError
 from modelhost.batching import batches
-from modelhost.codecs import buffet, image, kserve, oip, oip_grpc
-from modelhost.codecs.request import Answer, Array, Decoded, Served
+from modelhost.codecs.request import Answer, Array, Served
+from modelhost.decoding import TOO_LATE, Job, Requests
 from modelhost.mappings import Mappings
 from modelhost.progress import RAN, Progress
 from modelhost.runtimes.onnx import TOO_MUCH, OnnxModel, Terminated, read_verified
@@ -31,17 +31,8 @@ from modelhost.sandbox.confine import limit, seal
 from modelhost.tasks import STOP, RunnerTask
 from modelhost.warmup import warm_up
 
-_CODECS: Mapping[int, Callable[[memoryview, int, Served], Decoded]] = {
-    Codec.BUFFET: buffet.decode,
-    Codec.IMAGE: image.decode,
-    Codec.KSERVE: kserve.decode,
-    Codec.OIP: oip.decode,
-    Codec.OIP_RAW: oip.decode_raw,
-    Codec.OIP_GRPC: oip_grpc.decode,
-}
-_PREDICT, _REPLY, _RELEASE = Kind.PREDICT.value, Kind.REPLY.value, Kind.RELEASE.value
+_REPLY, _RELEASE = Kind.REPLY.value, Kind.RELEASE.value
 _HOLD_NS = 1_000_000  # answers wait at most this long for others to leave with
-_TOO_LATE = "the request waited until its time was over"
 
 
 def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, segments: socket.socket, page: int) -> None:
@@ -74,26 +65,6 @@ def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, segments:
         runner.serve()
     except (EOFError, ConnectionError):
         os._exit(0)  # the supervisor is gone or has let go; threads of the runtime are not worth waiting for
-
-
-class _Job:
-    """A request whose body is decoded."""
-
-    __slots__ = ("deadline_ns", "fits", "number", "request", "rows")
-
-    def __init__(self, number: int, deadline_ns: int, request: Decoded, *, joins: bool) -> None:
-        self.number = number
-        self.deadline_ns = deadline_ns
-        self.request = request
-        self.rows = 1  # observations, by its first input
-        self.fits: Hashable = None  # what it has to share with others to run with them; None when it runs alone
-        if joins:
-            arrays = request.feeds.values()
-            shapes = [array.shape[1:] for array in arrays]
-            sizes = {len(array) for array in arrays}
-            if len(sizes) == 1 and 0 not in sizes:
-                self.rows = sizes.pop()
-                self.fits = (request.outputs, *shapes)
 
 
 class Answers:
@@ -146,11 +117,11 @@ class Runner:
     ) -> None:
         """`rows` is how many run together at most."""
         self._model = model
-        self._served = served
         self._progress = progress
         self._reader = FrameReader(frames)
         self._answers = Answers(frames)
         self._mappings = mappings
+        self._requests = Requests(served, progress, mappings, self._answers.refuse)
         self._most_rows = rows
         self._batches = self._rows = self._decode_ns = self._run_ns = self._encode_ns = 0
         self._ran_ns = 0  # when the last run ended
@@ -164,45 +135,27 @@ class Runner:
         Raises:
             EOFError, ConnectionError: the supervisor hung up.
         """
-        jobs: list[_Job] = []
-        run_one = self._progress.run_one
+        requests = self._requests
         while True:
             frames = self._reader.read()
             began_ns = self._answers.since_ns = now_ns = time.monotonic_ns()
-            for kind, codec, split, number, deadline_ns, body in frames:
-                if kind == _RELEASE:
-                    self._mappings.release(number)
+            for frame in frames:
+                if frame[0] == _RELEASE:
+                    self._mappings.release(frame[3])
                     continue
-                if jobs:
+                if requests.count:
                     now_ns = time.monotonic_ns()
-                    if len(jobs) >= self._most_rows or now_ns - began_ns > _HOLD_NS:
-                        self._run_all(jobs, began_ns)
+                    if requests.count >= self._most_rows or now_ns - began_ns > _HOLD_NS:
+                        self._run_all(began_ns)
                         began_ns = now_ns = time.monotonic_ns()
-                run_one(number)
-                try:
-                    if now_ns > deadline_ns:
-                        raise DeadlineExceededError(_TOO_LATE)
-                    # To copy a large body beside another costs more than the call into the runtime that it saves.
-                    joins = self._most_rows > 1 and kind == _PREDICT and codec < SHARED
-                    # Kept nowhere else: it may be all that holds memory that is shared.
-                    jobs.append(_Job(number, deadline_ns, self._decode(codec, split, body), joins=joins))
-                except Exception as error:  # noqa: BLE001 - a bug in a codec must not take the model out of service
-                    self._answers.refuse(number, error)
-            self._run_all(jobs, began_ns)
+                requests.take(frame, now_ns, together=self._most_rows > 1)
+            self._run_all(began_ns)
             self._progress.rest(self._batches, self._rows, self._decode_ns, self._run_ns, self._encode_ns)
             self._answers.leave()
 
-    def _decode(self, codec: int, split: int, body: memoryview) -> Decoded:
-        if codec & SHARED:
-            codec, body = codec & ~SHARED, self._mappings.body(body)
-        decode = _CODECS.get(codec)
-        if decode is None:
-            msg = f"the codec {codec} is not known here"
-            raise BadRequestError(msg)
-        return decode(body, split, self._served)
-
-    def _run_all(self, jobs: list[_Job], began_ns: int) -> None:
-        """Run and answer all, those together that fit; they have been decoded since `began_ns`."""
+    def _run_all(self, began_ns: int) -> None:
+        """Run and answer all that was taken since `began_ns`, those together that fit."""
+        jobs = self._requests.decoded(time.monotonic_ns())
         spent_ns = time.monotonic_ns() - began_ns
         self._decode_ns += spent_ns
         if jobs:
@@ -213,9 +166,8 @@ class Runner:
             for batch in batches(jobs, self._most_rows):
                 if len(batch) == 1 or not self._run_together(batch):
                     self._run_one_by_one(batch)
-        jobs.clear()
 
-    def _run_together(self, batch: Sequence[_Job]) -> bool:
+    def _run_together(self, batch: Sequence[Job]) -> bool:
         """Run several requests as one; false when that did not go well: then each is to be tried alone."""
         numbers = [job.number for job in batch]
         self._progress.run_together(numbers)
@@ -237,14 +189,14 @@ class Runner:
         self._encoded(rows)
         return True
 
-    def _run_one_by_one(self, batch: Sequence[_Job]) -> None:
+    def _run_one_by_one(self, batch: Sequence[Job]) -> None:
         for job in batch:
             if time.monotonic_ns() > job.deadline_ns:
-                self._answers.refuse(job.number, DeadlineExceededError(_TOO_LATE))
+                self._answers.refuse(job.number, DeadlineExceededError(TOO_LATE))
             else:
                 self._run_alone(job)
 
-    def _run_alone(self, job: _Job) -> None:
+    def _run_alone(self, job: Job) -> None:
         self._progress.run_one(job.number)
         try:
             outputs = self._run((job.number,), job.request.feeds, job.request.outputs)
@@ -265,7 +217,7 @@ class Runner:
         self._progress.observe("encode", spent_ns // count, count)
         self._progress.observe("rows", rows, 1)
 
-    def _answer(self, job: _Job, outputs: list[Any]) -> None:
+    def _answer(self, job: Job, outputs: list[Any]) -> None:
         try:
             self._answers.add(job.number, job.request.encode(outputs), self._ran)
         except Exception as error:  # noqa: BLE001 - as in decoding

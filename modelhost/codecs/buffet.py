@@ -27,6 +27,7 @@ from modelhost.codecs.cut import Plans, cut, is_sound
 from modelhost.codecs.numbers import LONG_BYTES, read_tensor
 from modelhost.codecs.request import Answer, Array, Decoded, Served
 from modelhost.codecs.tensors import fit_shape, json_type, quoted, to_array
+from modelhost.codecs.together import Outline, Part, outline_of
 
 _PREFIX = b'{"http_status":{"code":200,"name":"OK","description":"Request fulfilled, document follows"},"values":'
 DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -43,8 +44,8 @@ class _Plan(NamedTuple):
     """What a request says around its arrays: which of them is for which input, in the model's order of inputs."""
 
     served: Served
-    inputs: tuple[tuple[TensorSpec, int], ...]
-    wanted: Wanted
+    parts: tuple[Part, ...]
+    outputs: tuple[str, ...]
     encode: Callable[[Sequence[Any]], Answer]
 
 
@@ -68,12 +69,17 @@ def decode(body: memoryview, split: int, served: Served) -> Decoded:  # noqa: AR
         plan = _plans.find(rest, len(arrays), served) or _plan(rest, len(arrays), served)
         if plan is not None:
             try:
-                feeds = {spec.name: fit_shape(spec, read_tensor(spec, arrays[number])) for spec, number in plan.inputs}
+                feeds = {spec.name: fit(read_tensor(spec, arrays[place])) for spec, place, fit in plan.parts}
             except MLBuffetError:
                 pass  # whoever reads the whole says what is wrong first
             else:
-                return Decoded(feeds, plan.wanted.names, plan.encode)
+                return Decoded(feeds, plan.outputs, plan.encode)
     return _decode_whole(text, served)
+
+
+def outline(body: memoryview, served: Served) -> Outline | None:
+    """A request that nothing follows, cut to be read with others; none where its form is not plain."""
+    return outline_of(bytes(body), served, b"[", _plans, _plan)
 
 
 def _decode_whole(text: bytes, served: Served) -> Decoded:
@@ -108,7 +114,8 @@ def _plan(rest: bytes, arrays: int, served: Served) -> _Plan | None:
     if rest.count(b'"') != 2 * _strings_around(data, values):
         return None
     order = list(values) if type(values) is dict else [spec.name for spec, _ in inputs]
-    plan = _Plan(served, tuple((spec, order.index(spec.name)) for spec, _ in inputs), wanted, partial(encode, wanted))
+    parts = tuple(Part(spec, order.index(spec.name), partial(fit_shape, spec)) for spec, _ in inputs)
+    plan = _Plan(served, parts, wanted.names, partial(encode, wanted))
     _plans.keep(rest, arrays, plan)
     return plan
 

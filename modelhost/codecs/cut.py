@@ -27,10 +27,24 @@ P = TypeVar("P", bound=_Plan)
 class Plans(dict[tuple[bytes, int], P]):
     """What was made of texts without their arrays; it forgets all when it is full."""
 
+    _last: tuple[bytes, bytes, P | None] = b"", b"", None
+
     def find(self, rest: bytes, arrays: int, served: Served) -> P | None:
         """What was made for this version of a text with so many arrays."""
         plan = self.get((rest, arrays)) if len(rest) <= _MOST_REST_BYTES else None
         return plan if plan is not None and plan.served is served else None
+
+    def guess(self, text: bytes, served: Served) -> tuple[P, bytes] | None:
+        """The plan that a text with one array was last read by, and what stands where that one had its array."""
+        before, behind, plan = self._last
+        if plan is None or plan.served is not served or not (text.startswith(before) and text.endswith(behind)):
+            return None
+        return plan, text[len(before) : len(text) - len(behind)]
+
+    def expect(self, rest: bytes, plan: P) -> None:
+        """Expect more texts that say the same around their one array."""
+        before, _, behind = rest.partition(b"[]")
+        self._last = before, behind, plan
 
     def keep(self, rest: bytes, arrays: int, plan: P) -> None:
         """Remember what was made of a text."""

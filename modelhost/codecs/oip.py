@@ -23,6 +23,7 @@ from modelhost.codecs.oip_fields import check, count_all_strings, optional
 from modelhost.codecs.oip_inputs import Input, read_inputs
 from modelhost.codecs.request import Answer, Array, Decoded, Served
 from modelhost.codecs.tensors import axes, quoted, to_array
+from modelhost.codecs.together import Outline, Part, outline_of
 from modelhost.runtimes.onnx import DTYPES
 
 
@@ -31,6 +32,7 @@ class _Plan(NamedTuple):
 
     served: Served
     inputs: Sequence[Input]  # in the model's order
+    parts: Sequence[Part]  # the same, where all stand in the JSON
     size_bytes: int  # of the tensors behind the JSON
     outputs: tuple[str, ...]
     encode: Callable[[Sequence[Any]], Answer]
@@ -61,6 +63,11 @@ def decode(body: memoryview, split: int, served: Served) -> Decoded:
         else:
             return Decoded(feeds, plan.outputs, plan.encode)
     return _decode_whole(text, tensors, served)
+
+
+def outline(body: memoryview, served: Served) -> Outline | None:
+    """A request that nothing follows, cut to be read with others; none where its form is not plain."""
+    return outline_of(bytes(body), served, b'"data"', _plans, _plan_around)
 
 
 def _decode_whole(text: bytes, tensors: memoryview, served: Served) -> Decoded:
@@ -101,7 +108,8 @@ def _plan(request: Any, served: Served) -> tuple[_Plan, list[Any], int]:  # noqa
     wanted = read_wanted(request, served.signature)
     names = tuple(output.name for output in wanted)
     opening = opening_of(served, optional(request, "id", str, "the request"))
-    plan = _Plan(served, inputs, size_bytes, names, partial(encode, opening, wanted))
+    parts = [Part(spec, place, partial(_shaped, spec, shape)) for spec, shape, place, *_ in inputs if place >= 0]
+    plan = _Plan(served, inputs, parts, size_bytes, names, partial(encode, opening, wanted))
     return plan, data, count_all_strings(request) + len(data)
 
 
@@ -150,7 +158,7 @@ def _raw_plan(served: Served) -> _Plan:
     """What a request says that says nothing."""
     wanted = all_outputs(served.signature, binary=True)
     encoder = partial(encode, opening_of(served, None), wanted)
-    plan = _Plan(served, (), 0, tuple(output.name for output in wanted), encoder)
+    plan = _Plan(served, (), (), 0, tuple(output.name for output in wanted), encoder)
     _plans.keep(b"", 0, plan)
     return plan
 

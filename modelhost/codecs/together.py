@@ -1,0 +1,119 @@
+"""Reads short JSON requests that came together as one text, where they say the same around numbers of one shape.
+
+To make an array of four numbers costs as much as to make one of fifty. So the numbers of such requests are joined and
+read once, and each request gets its rows of what came of them. Nothing is taken or refused that would not be alone:
+whatever is not plainly as it should be is read one by one (docs/adr/0018-numbers-without-objects.md).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from mlbuffet.errors import MLBuffetError
+from mlbuffet.manifest import TensorSpec
+from mlbuffet.strict_json import parse
+from modelhost.codecs.cut import Plans, cut
+from modelhost.codecs.request import Answer, Array, Decoded, Served
+from modelhost.codecs.tensors import to_array
+
+_NUMBERS = b"0123456789.+-eE \t\r\n"
+_STRUCTURE = b"[],"
+_EXACT = float(1 << 53)  # whole numbers below are all floats too
+_NO_NUMBERS = frozenset({"BOOL", "BYTES"})
+
+
+class Part(NamedTuple):
+    """Which of a request's arrays is for an input, and what makes of it the tensor that the model takes."""
+
+    spec: TensorSpec
+    place: int
+    fit: Callable[[Array], Array]
+
+
+class Plan(Protocol):
+    """What a request says around its arrays."""
+
+    @property
+    def served(self) -> Served:
+        """The version that it is for."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """All of its inputs."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Which outputs are wanted."""
+
+    @property
+    def encode(self) -> Callable[[Sequence[Any]], Answer]:
+        """How they are answered."""
+
+
+P = TypeVar("P", bound=Plan)
+
+
+class Outline(NamedTuple):
+    """A request cut into what it says around its arrays, and those."""
+
+    plan: Plan
+    arrays: Sequence[bytes]
+
+
+def outline_of(
+    text: bytes, served: Served, before: bytes, plans: Plans[P], plan_around: Callable[[bytes, int, Served], P | None]
+) -> Outline | None:
+    """Cut a text, and find or make what it says around its arrays, which stand behind `before` as for `cut`."""
+    guess = plans.guess(text, served)
+    if guess is not None:
+        return Outline(guess[0], guess[1:])
+    rest, arrays = cut(text, before)
+    plan = (plans.find(rest, len(arrays), served) or plan_around(rest, len(arrays), served)) if arrays else None
+    if plan is None or len(plan.parts) != len(served.signature.inputs):
+        return None  # some of its inputs are not in the text
+    if len(arrays) == 1:
+        plans.expect(rest, plan)
+    return Outline(plan, arrays)
+
+
+def read_together(plan: Plan, requests: Sequence[Sequence[bytes]]) -> list[Decoded] | None:
+    """Requests of one plan, each by its arrays; nothing where they are not plainly right, and of the same shape."""
+    feeds: list[dict[str, Array]] = [{} for _ in requests]
+    for spec, place, fit in plan.parts:
+        joint = _joint(spec, [arrays[place] for arrays in requests])
+        if joint is None:
+            return None
+        try:
+            first = fit(joint[0])
+        except MLBuffetError:
+            return None
+        if not first.ndim:
+            return None
+        rows, name = len(first), spec.name
+        array = joint.reshape((len(requests) * rows, *first.shape[1:]))
+        for number, feed in enumerate(feeds):
+            feed[name] = array[number * rows : (number + 1) * rows]
+    return [Decoded(feed, plan.outputs, plan.encode) for feed in feeds]
+
+
+def _joint(spec: TensorSpec, texts: Sequence[bytes]) -> Array | None:
+    """The arrays of several texts as the rows of one; none unless each is surely one, and all are of one shape.
+
+    Nor where what becomes of a number could depend on those of other requests.
+    """
+    structure = texts[0].translate(None, _NUMBERS)
+    if spec.datatype in _NO_NUMBERS or not structure.startswith(b"[") or structure.translate(None, _STRUCTURE):
+        return None
+    # Where all have the same brackets, none borrows one from its neighbour.
+    if any(text.translate(None, _NUMBERS) != structure for text in texts):
+        return None
+    try:
+        array = np.asarray(parse(b"[%b]" % b",".join(texts)))
+        if len(array) != len(texts) or not array.size:
+            return None
+        if array.dtype.kind == "f" and max(array.max(), -array.min()) >= _EXACT:
+            return None
+        return to_array(spec, array, plain=True)
+    except (MLBuffetError, ValueError):
+        return None
