@@ -162,7 +162,7 @@ def test_metrics_page_has_every_metric_and_no_other(platform: RunningPlatform, t
     last = {"prediction_cache_hits_total", "model_training_operations_total"}
     wait_until(lambda: last <= exposed(platform.url), 10, "the requests' counts")
     registry = CollectorRegistry()
-    registry.register(TrainerMetrics(RunStore(tmp_path / "training"), [], tmp_path))
+    registry.register(TrainerMetrics(RunStore(tmp_path / "training"), []))
     of_trainer = set(FAMILY.findall(exposition(registry).decode()))
     found = exposed(platform.url) | exposed(f"http://127.0.0.1:{started['port']}") | of_trainer
     shown = {name for name in readme.table_names(page("docs/metrics.md")) if name != "Name"}

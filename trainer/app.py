@@ -158,8 +158,8 @@ async def _serve_own(
 ) -> tuple[list[HttpServer], list[asyncio.Server]]:
     """Health and metrics, on loopback, and if it is to be for Prometheus from elsewhere."""
     registry = CollectorRegistry()
-    registry.register(TrainerMetrics(training.store, stations, settings.docker_certs))
-    registry.register(Expiry(settings.tls_folder))
+    registry.register(TrainerMetrics(training.store, stations))
+    registry.register(Expiry(settings.tls_folder, engines=settings.docker_certs))
     registry.register(VitalsCollector())
     health = lambda: training.ready, lambda: exposition(registry)
     app = make_app("trainer", health_routes(*health))

@@ -1,14 +1,11 @@
 """What the trainer shows of runs and engines to Prometheus, read when it asks."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mlbuffet.chassis.expiry import ends_at
 from trainer.runs import State
 from trainer.stations import Station
 from trainer.store import RunStore
@@ -19,10 +16,9 @@ _SOUND_RUNC = (1, 2, 8)
 class TrainerMetrics(Collector):
     """Every run by its state, every engine by its address."""
 
-    def __init__(self, store: RunStore, stations: Sequence[Station], certificates: Path | None) -> None:
+    def __init__(self, store: RunStore, stations: Sequence[Station]) -> None:
         self._store = store
         self._stations = stations
-        self._certificates = certificates
 
     def collect(self) -> Iterable[Metric]:
         """What is now."""
@@ -30,7 +26,7 @@ class TrainerMetrics(Collector):
         counts = Counter(run.state for run in self._store.all())
         for state in State:
             runs.add_metric((state.value,), counts[state])
-        return (runs, *self._ended(), *self._engines(), *self._expiry())
+        return (runs, *self._ended(), *self._engines())
 
     def _ended(self) -> Iterable[Metric]:
         ended = CounterMetricFamily("trainer_runs_ended", "Runs that have ended", labels=("state", "reason"))
@@ -58,28 +54,8 @@ class TrainerMetrics(Collector):
                 outdated.add_metric((*labels, runc), version_of(runc) < _SOUND_RUNC)
         return reachable, slots, taken, outdated
 
-    def _expiry(self) -> Iterable[Metric]:
-        if self._certificates is None:
-            return ()
-        expiry = GaugeMetricFamily(
-            "trainer_docker_certificate_expiry_seconds",
-            "Seconds until a certificate ends",
-            labels=("file",),
-        )
-        for name in ("ca.pem", "cert.pem"):
-            expiry.add_metric((name,), expires_at(self._certificates / name) - time.time())
-        return (expiry,)
-
 
 def version_of(text: str) -> tuple[int, ...]:
     """The numbers of a version as `1.1.5+ds1`. Pure."""
     plain = text.partition("+")[0].partition("-")[0].partition("~")[0]
     return tuple(int(part) for part in plain.split(".") if part.isdecimal())
-
-
-def expires_at(path: Path) -> float:
-    """When a certificate ends, in seconds since the epoch; 0 for one that cannot be read."""
-    try:
-        return ends_at(path.read_text(encoding="ascii")).timestamp()
-    except (OSError, ValueError, IndexError):
-        return 0.0

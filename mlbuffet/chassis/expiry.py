@@ -1,9 +1,10 @@
-"""When this service's certificate ends, for Prometheus: read from the files as they are now, so that a renewal shows.
+"""When a service's certificates end, for Prometheus: read from the files as they are now, so that a renewal shows.
 
 The standard library gives a certificate's dates for the other end of a connection only. So the few bytes that lead to
 them are read here (X.690 for the encoding, RFC 5280, 4.1, for the order of the fields).
 """
 
+import contextlib
 import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -19,22 +20,25 @@ _LONG = 0x80
 
 
 class Expiry(Collector):
-    """The certificate in a service's TLS folder, or its authority's if that ends before."""
+    """The certificates of a service, by what they are for; an authority that ends before its own counts for it."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, **others: Path | None) -> None:
+        """`folder` holds the one that it shows to other services, `others` those for anything else."""
+        self._folders = {"services": folder, **others}
 
     def collect(self) -> Iterable[Metric]:
         """Read the files; without them, and while one is being replaced, there is no figure."""
-        family = GaugeMetricFamily("certificate_expiry_timestamp_seconds", "When this service's certificate ends")
-        if self._folder is None:
-            return (family,)
-        try:
-            ends = [ends_at((self._folder / name).read_text(encoding="ascii")) for name in ("cert.pem", "ca.pem")]
-        except (OSError, ValueError, IndexError):
-            return (family,)
-        family.add_metric((), min(ends).timestamp())
+        about = "When a certificate of this service ends"
+        family = GaugeMetricFamily("certificate_expiry_timestamp_seconds", about, labels=("purpose",))
+        for purpose, folder in self._folders.items():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if folder is not None:
+                    family.add_metric((purpose,), _first_end(folder).timestamp())
         return (family,)
+
+
+def _first_end(folder: Path) -> datetime:
+    return min(ends_at((folder / name).read_text(encoding="ascii")) for name in ("cert.pem", "ca.pem"))
 
 
 def ends_at(pem: str) -> datetime:

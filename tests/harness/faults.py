@@ -151,23 +151,34 @@ def held(*pids: int) -> Iterator[None]:
 
 
 @contextmanager
-def slowed(pid: int) -> Iterator[None]:
-    """A process that runs only a fifth of the time."""
+def again_and_again(do: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Do something without pause in a thread; the event is set when that is to end."""
     stop = threading.Event()
 
-    def hold_again_and_again() -> None:
+    def run() -> None:
         while not stop.is_set():
-            with held(pid):
-                stop.wait(0.02)
-            stop.wait(0.005)
+            do(stop)
 
-    thread = threading.Thread(target=hold_again_and_again)
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def slowed(pid: int) -> Iterator[None]:
+    """A process that runs only a fifth of the time."""
+
+    def hold_for_a_moment(stop: threading.Event) -> None:
+        with held(pid):
+            stop.wait(0.02)
+        stop.wait(0.005)
+
+    with again_and_again(hold_for_a_moment):
+        yield
 
 
 # Disks ---------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trustme
 
+from mlbuffet.chassis.expiry import Expiry
 from tests.harness.tls import TRAINER, write_certificate
 from trainer.engine import EngineUnreachableError
 from trainer.link import Link
-from trainer.telemetry import expires_at
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -129,4 +129,5 @@ def test_renewed_certificates_count(tmp_path: Path, authority: trustme.CA, engin
     write_certificate(folder, authority, TRAINER, until=until)
     with link.asking() as client:
         assert client.version(api_version=False)["ApiVersion"] == "1.41"
-    assert abs(expires_at(folder / "cert.pem") - until.timestamp()) < 2
+    (family,) = Expiry(None, engines=folder).collect()
+    assert abs(family.samples[0].value - until.timestamp()) < 2

@@ -36,12 +36,13 @@ def test_what_is_no_certificate_is_said_so(text: str) -> None:
         ends_at(text)
 
 
-def test_the_figure_follows_the_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("purpose", ["services", "engines"])
+def test_the_figure_follows_the_files(tmp_path: Path, purpose: str) -> None:
     registry = CollectorRegistry()
-    registry.register(Expiry(tmp_path))
+    registry.register(Expiry(tmp_path) if purpose == "services" else Expiry(None, engines=tmp_path))
 
     def figure() -> float | None:
-        return registry.get_sample_value("certificate_expiry_timestamp_seconds")
+        return registry.get_sample_value("certificate_expiry_timestamp_seconds", {"purpose": purpose})
 
     assert figure() is None
     authority, soon = trustme.CA(), datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)

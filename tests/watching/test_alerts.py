@@ -2,17 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
 import trustme
 
-from tests.harness.faults import filled, held, plant_version, read_only, runner_of, volume
+from tests.harness.faults import again_and_again, filled, held, plant_version, read_only, runner_of, volume
 from tests.harness.load import Load
 from tests.harness.onnx_models import constant
 from tests.harness.platform import RunningPlatform, copy_samples, wait_until
@@ -85,24 +86,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Watched,
         yield platform, prometheus
 
 
-@contextmanager
-def again_and_again(platform: Watched, do: Callable[[Watched, threading.Event], None]) -> Iterator[None]:
-    """Do something without pause in a thread; the event is set when that is to end."""
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.is_set():
-            do(platform, stop)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def hold_back(platform: Watched, stop: threading.Event) -> None:
     """Have two models hang for a moment: the few requests for one are slow, of the many for the other some refused."""
     runners = [runner_of(platform, WELL, model) for model in ("iris.onnx", "wine.onnx")]
@@ -136,8 +119,8 @@ def test_o08_each_fault_raises_its_alert_within_a_minute_and_the_alert_clears(
         faults.enter_context(held(platform.processes[HUNG].pid))
         platform.kill(GONE)
         with filled(platform.repository, free_bytes=VOLUME_BYTES // 50):
-            faults.enter_context(again_and_again(platform, hold_back))
-            faults.enter_context(again_and_again(platform, crash))
+            faults.enter_context(again_and_again(partial(hold_back, platform)))
+            faults.enter_context(again_and_again(partial(crash, platform)))
             wait_until(
                 lambda: fired.all_fire(at_once), FIRES_S, lambda: f"all of {at_once}, and not only {fired.seen},"
             )
