@@ -181,11 +181,15 @@ class Runner:
         if any(len(output) != rows for output in outputs):
             self._most_rows = 1  # what held for the rows that it was tried with does not hold for all
             return False
+        answers = _encode_rows(batch, outputs)
         start = 0
-        for job in batch:
-            end = start + job.rows
-            self._answer(job, [output[start:end] for output in outputs])
-            start = end
+        for number, job in enumerate(batch):
+            if answers:
+                self._answers.add(job.number, answers[number], self._ran)
+            else:
+                end = start + job.rows
+                self._answer(job, [output[start:end] for output in outputs])
+                start = end
         self._encoded(rows)
         return True
 
@@ -250,3 +254,15 @@ class Runner:
             if number in running:
                 self._stopped = running
                 self._model.terminate()
+
+
+def _encode_rows(batch: Sequence[Job], outputs: Sequence[Any]) -> Sequence[Answer]:
+    """The answers of all at once, where they have one row each and are answered alike; else nothing."""
+    encode = batch[0].request.encode_rows
+    if encode is None or any(job.rows != 1 or job.request.encode_rows is not encode for job in batch):
+        return ()
+    try:
+        answers = encode(outputs)
+    except Exception:  # noqa: BLE001 - as in decoding
+        return ()
+    return answers if len(answers) == len(batch) else ()

@@ -27,7 +27,7 @@ from modelhost.codecs.cut import Plans, cut, is_sound
 from modelhost.codecs.numbers import LONG_BYTES, read_tensor
 from modelhost.codecs.request import Answer, Array, Decoded, Served
 from modelhost.codecs.tensors import fit_shape, json_type, quoted, to_array
-from modelhost.codecs.together import Outline, Part, outline_of
+from modelhost.codecs.together import Outline, Part, outline_of, rows_of
 
 _PREFIX = b'{"http_status":{"code":200,"name":"OK","description":"Request fulfilled, document follows"},"values":'
 DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -47,6 +47,7 @@ class _Plan(NamedTuple):
     parts: tuple[Part, ...]
     outputs: tuple[str, ...]
     encode: Callable[[Sequence[Any]], Answer]
+    encode_rows: Callable[[Sequence[Any]], Sequence[Answer]]
 
 
 _plans: Plans[_Plan] = Plans()
@@ -115,7 +116,7 @@ def _plan(rest: bytes, arrays: int, served: Served) -> _Plan | None:
         return None
     order = list(values) if type(values) is dict else [spec.name for spec, _ in inputs]
     parts = tuple(Part(spec, order.index(spec.name), partial(fit_shape, spec)) for spec, _ in inputs)
-    plan = _Plan(served, parts, wanted.names, partial(encode, wanted))
+    plan = _Plan(served, parts, wanted.names, partial(encode, wanted), partial(encode_rows, wanted))
     _plans.keep(rest, arrays, plan)
     return plan
 
@@ -213,6 +214,15 @@ def encode(wanted: Wanted, outputs: Sequence[Any], extra: Mapping[str, object] |
     for name, value in (extra or {}).items():
         body += b"," + orjson.dumps(name) + b":" + orjson.dumps(value)
     return Answer((body + b"}",))
+
+
+def encode_rows(wanted: Wanted, outputs: Sequence[Any]) -> Sequence[Answer]:
+    """The answers of requests that each have one row of the outputs; nothing where each is to be made alone."""
+    if wanted.by_name:
+        return ()
+    depth = np.ndim(outputs[0])
+    begin, end = _PREFIX + b"[" * depth, b"]" * depth + b"}"
+    return [Answer((begin + row + end,)) for row in rows_of(outputs[0])]
 
 
 def dump(value: Any) -> bytes:  # noqa: ANN401 - whatever a model gives

@@ -18,7 +18,7 @@ from modelhost.codecs.admission import check_memory
 from modelhost.codecs.binary import from_bytes, text_of
 from modelhost.codecs.cut import Plans, cut, is_sound
 from modelhost.codecs.numbers import read_tensor
-from modelhost.codecs.oip_answer import all_outputs, encode, opening_of, read_wanted
+from modelhost.codecs.oip_answer import all_outputs, encode, encode_rows, opening_of, read_wanted
 from modelhost.codecs.oip_fields import check, count_all_strings, optional
 from modelhost.codecs.oip_inputs import Input, read_inputs
 from modelhost.codecs.request import Answer, Array, Decoded, Served
@@ -36,6 +36,7 @@ class _Plan(NamedTuple):
     size_bytes: int  # of the tensors behind the JSON
     outputs: tuple[str, ...]
     encode: Callable[[Sequence[Any]], Answer]
+    encode_rows: Callable[[Sequence[Any]], Sequence[Answer]]
 
 
 _plans: Plans[_Plan] = Plans()
@@ -109,7 +110,8 @@ def _plan(request: Any, served: Served) -> tuple[_Plan, list[Any], int]:  # noqa
     names = tuple(output.name for output in wanted)
     opening = opening_of(served, optional(request, "id", str, "the request"))
     parts = [Part(spec, place, partial(_shaped, spec, shape)) for spec, shape, place, *_ in inputs if place >= 0]
-    plan = _Plan(served, inputs, parts, size_bytes, names, partial(encode, opening, wanted))
+    how = opening, wanted
+    plan = _Plan(served, inputs, parts, size_bytes, names, partial(encode, *how), partial(encode_rows, *how))
     return plan, data, count_all_strings(request) + len(data)
 
 
@@ -157,8 +159,9 @@ def decode_raw(body: memoryview, split: int, served: Served) -> Decoded:  # noqa
 def _raw_plan(served: Served) -> _Plan:
     """What a request says that says nothing."""
     wanted = all_outputs(served.signature, binary=True)
-    encoder = partial(encode, opening_of(served, None), wanted)
-    plan = _Plan(served, (), (), 0, tuple(output.name for output in wanted), encoder)
+    how = opening_of(served, None), wanted
+    names = tuple(output.name for output in wanted)
+    plan = _Plan(served, (), (), 0, names, partial(encode, *how), partial(encode_rows, *how))
     _plans.keep(b"", 0, plan)
     return plan
 

@@ -15,6 +15,7 @@ from modelhost.codecs.binary import to_bytes
 from modelhost.codecs.oip_fields import Object, check, optional, parameter, required
 from modelhost.codecs.request import Answer, Array, Served
 from modelhost.codecs.tensors import quoted
+from modelhost.codecs.together import rows_of
 from modelhost.runtimes.onnx import DTYPES
 
 _NOT_SERVED = ("classification", "shared_memory_region")
@@ -109,6 +110,18 @@ def encode(opening: bytes, wanted: Sequence[Wanted], outputs: Sequence[Any]) -> 
         told.append(begin + orjson.dumps(array.shape) + value)
     body = opening + b",".join(told) + b"]}"
     return Answer((body, *tensors), len(body) if tensors else 0)
+
+
+def encode_rows(opening: bytes, wanted: Sequence[Wanted], outputs: Sequence[Any]) -> Sequence[Answer]:
+    """The answers of requests that each have one row of the outputs; nothing where each is to be made alone."""
+    columns = []
+    for (_, binary, begin), array in zip(wanted, outputs, strict=True):
+        rows = () if binary else rows_of(array)
+        if not rows:
+            return ()
+        said = begin + orjson.dumps((1, *array.shape[1:])) + b',"data":['
+        columns.append([said + row.translate(None, b"[]") + b"]}" for row in rows])
+    return [Answer((opening + b",".join(tensors) + b"]}",)) for tensors in zip(*columns, strict=True)]
 
 
 def _dump(array: Array) -> bytes:

@@ -28,9 +28,11 @@ class Answer(NamedTuple):
 class Decoded(NamedTuple):
     """A request as the runner sees it; `encode` takes the outputs in the order of `outputs`.
 
-    `encode` raises ModelOutputError for what has no form in the protocol.
+    `encode` raises ModelOutputError for what has no form in the protocol. Where requests of one row each have the same
+    `encode_rows`, it makes all their answers out of the joint outputs, or none where each is to be made alone.
     """
 
     feeds: Mapping[str, Array]
     outputs: tuple[str, ...]
     encode: Callable[[Sequence[Any]], Answer]
+    encode_rows: Callable[[Sequence[Any]], Sequence[Answer]] | None = None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import orjson
 
 from mlbuffet.errors import MLBuffetError
 from mlbuffet.manifest import TensorSpec
@@ -21,6 +22,7 @@ _NUMBERS = b"0123456789.+-eE \t\r\n"
 _STRUCTURE = b"[],"
 _EXACT = float(1 << 53)  # whole numbers below are all floats too
 _NO_NUMBERS = frozenset({"BOOL", "BYTES"})
+_NO_NUMBER_KINDS = frozenset("OSU")
 
 
 class Part(NamedTuple):
@@ -49,6 +51,10 @@ class Plan(Protocol):
     @property
     def encode(self) -> Callable[[Sequence[Any]], Answer]:
         """How they are answered."""
+
+    @property
+    def encode_rows(self) -> Callable[[Sequence[Any]], Sequence[Answer]]:
+        """How requests of one row each are answered together."""
 
 
 P = TypeVar("P", bound=Plan)
@@ -94,7 +100,7 @@ def read_together(plan: Plan, requests: Sequence[Sequence[bytes]]) -> list[Decod
         array = joint.reshape((len(requests) * rows, *first.shape[1:]))
         for number, feed in enumerate(feeds):
             feed[name] = array[number * rows : (number + 1) * rows]
-    return [Decoded(feed, plan.outputs, plan.encode) for feed in feeds]
+    return [Decoded(feed, plan.outputs, plan.encode, plan.encode_rows) for feed in feeds]
 
 
 def _joint(spec: TensorSpec, texts: Sequence[bytes]) -> Array | None:
@@ -117,3 +123,16 @@ def _joint(spec: TensorSpec, texts: Sequence[bytes]) -> Array | None:
         return to_array(spec, array, plain=True)
     except (MLBuffetError, ValueError):
         return None
+
+
+def rows_of(output: Any) -> Sequence[bytes]:  # noqa: ANN401 - whatever a model gives
+    """What stands in the brackets of each row in JSON, as deep as they are; nothing where there are no such rows."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind in _NO_NUMBER_KINDS or not output.ndim:
+        return ()
+    try:
+        text = orjson.dumps(np.ascontiguousarray(output), option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        return ()
+    depth = output.ndim - 1
+    rows = text[1 + depth : -1 - depth].split(b"]" * depth + b"," + b"[" * depth)
+    return rows if len(rows) == len(output) else ()

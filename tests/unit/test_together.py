@@ -13,7 +13,7 @@ from mlbuffet.errors import MLBuffetError
 from mlbuffet.manifest import Signature, TensorSpec
 from modelhost.codecs import buffet, oip
 from modelhost.codecs.request import Decoded, Served
-from modelhost.codecs.together import Outline, read_together
+from modelhost.codecs.together import Outline, read_together, rows_of
 
 X = TensorSpec("x", "FP32", (None, 2))
 Y = (TensorSpec("y", "FP32", (None,)),)
@@ -137,6 +137,48 @@ def test_a_request_with_bytes_behind_it_has_no_outline() -> None:
     binary = '{"name":"b","datatype":"FP32","shape":[0],"parameters":{"binary_data_size":0}}'
     text = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}},{binary}]}}'
     assert oip.outline(memoryview(text.encode()), served) is None
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 3), (5, 2, 3), (5, 0), (5, 2, 1, 2)])
+@pytest.mark.parametrize("datatype", ["f4", "f8", "f2", "i1", "i8", "u8", "?"])
+def test_answers_made_together_are_those_made_alone(shape: tuple[int, ...], datatype: str) -> None:
+    served = Served("m", 1, Signature((X,), (*Y, TensorSpec("z", "FP32", (None,)))))
+    rng = np.random.default_rng(7)
+    output = np.abs(rng.normal(size=shape) * 100).astype(datatype)
+    if output.dtype.kind == "f" and output.size:
+        output.flat[0] = np.nan
+    for outline, text in (
+        (buffet.outline, b'{"values":[[1,2]]}'),
+        (oip.outline, b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'),
+    ):
+        requests = together(outline, [text] * 5, served)
+        assert requests is not None
+        request = requests[0]
+        assert request.encode_rows is not None
+        outputs = [output, output[::-1]][: len(request.outputs)]
+        alone = [request.encode([array[row : row + 1] for array in outputs]) for row in range(5)]
+        assert list(request.encode_rows(outputs)) == alone
+
+
+@pytest.mark.parametrize(
+    "output", [np.array(["a", "b"], dtype=object), [{1: 0.5}, {1: 0.5}], np.float32(1), np.array(["a", "b"])]
+)
+def test_what_is_no_rows_of_numbers_is_answered_one_by_one(output: Any) -> None:  # noqa: ANN401 - whatever a model gives
+    assert not rows_of(output)
+
+
+def test_outputs_by_name_and_as_bytes_are_answered_one_by_one() -> None:
+    for outline, text in (
+        (buffet.outline, b'{"values":[[1,2]],"outputs":"all"}'),
+        (
+            oip.outline,
+            b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}],"parameters":{"binary_data_output":true}}',
+        ),
+    ):
+        requests = together(outline, [text] * 2, SERVED)
+        assert requests is not None
+        assert requests[0].encode_rows is not None
+        assert not requests[0].encode_rows([np.zeros(2, np.float32)])
 
 
 number = (
