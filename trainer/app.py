@@ -105,6 +105,7 @@ def make_stations(settings: TrainerSettings, trainer_id: str) -> list[Station]:
         work_bytes=settings.work_bytes,
         work_files=settings.work_files,
         tmp_bytes=settings.tmp_bytes,
+        log_bytes=settings.log_bytes,
         index_url=settings.index_url,
         sdists=settings.sdists,
         has_ca=settings.index_ca is not None,

@@ -144,7 +144,8 @@ class Attempt:
     def _clean(self) -> None:
         """Remove the run's containers; what cannot be removed now is swept up when the engine is back."""
         try:
-            self._engine.clean(self._run_id)
+            with self._station.turn:
+                self._engine.clean(self._run_id)
         except (EngineUnreachableError, TrainingError) as error:
             log.warning("run not cleaned up", extra={"run": self._run_id, "why": str(error)})
 
@@ -184,14 +185,17 @@ class Attempt:
         if not self._wanted():
             raise CancelledError
         changes = prepared.image, prepared.image_digest, prepared.environment
-        self._engine.place(runs.train(self._run, *changes, now()), self._folder)
+        with self._station.turn:
+            self._engine.place(runs.train(self._run, *changes, now()), self._folder)
         self._output.say("the script starts")
         self._move(lambda run: replace(runs.train(run, *changes, now()), log_start=self._output.size))
 
     def _train(self) -> None:
         """Start the script, or find it running, and see it to its end."""
         run = self._run
-        left_s = run.wish.limits.timeout_s if self._engine.start(run) else _left_s(run)
+        with self._station.turn:
+            started = self._engine.start(run)
+        left_s = run.wish.limits.timeout_s if started else _left_s(run)
         reader = threading.Thread(target=self._read, args=(run,), name=f"log {run.run_id}", daemon=True)
         reader.start()
         seen, late = self._watch(run, left_s)

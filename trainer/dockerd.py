@@ -10,6 +10,7 @@ from trainer.archive import File, pack, unpack_file
 from trainer.engine import Prepared, Seen, TrainingError, Usage
 from trainer.installer import Installer, Watch
 from trainer.link import GoneError, Link
+from trainer.output import printed
 from trainer.runs import Reason, Run
 from trainer.store import RunFolder
 from trainer.survey import SURVEY, read_survey
@@ -86,7 +87,7 @@ class DockerEngine:
 
     def output(self, run: Run) -> Generator[bytes, None, None]:
         """All that the script has printed, and what it will."""
-        return self._link.follow(spec.container_name(run.run_id, "train"))
+        return printed(self._link.follow(spec.container_name(run.run_id, "train")))
 
     def stop(self, run: Run) -> None:
         """Ask the script to end, and make it three seconds later; the kernel ends its other processes with it."""

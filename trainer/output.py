@@ -4,10 +4,12 @@ It goes into a file of the run's own and nowhere else: whatever it holds, it is 
 `mlbuffet: metric loss=0.25 step=3`, or a line of JSON in the file that MLBUFFET_METRICS_PATH names.
 """
 
+import binascii
+import contextlib
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -88,6 +90,24 @@ class Output:
         self._count += 1
         with self._metrics.open("ab") as file:
             file.write(orjson.dumps(asdict(metric)) + b"\n")
+
+
+def printed(pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    """What a script has printed, from what its container did: `start` passes it on as lines of base64."""
+    rest = b""
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            *lines, rest = (rest + piece).split(b"\n")
+            yield b"".join(map(_decoded, lines))
+    yield _decoded(rest)
+
+
+def _decoded(line: bytes) -> bytes:
+    """Bytes from a line, which is cut where its container was killed; what `start` says itself is left as it is."""
+    try:
+        return binascii.a2b_base64(line[: len(line) // 4 * 4], strict_mode=True)
+    except binascii.Error:
+        return line + b"\n"
 
 
 def _from_text(line: bytes) -> Metric | None:

@@ -47,6 +47,7 @@ class Sandbox:
     work_bytes: int
     work_files: int
     tmp_bytes: int
+    log_bytes: int
     index_url: str
     sdists: bool
     has_ca: bool
@@ -115,7 +116,7 @@ def keep_container(sandbox: Sandbox, run_id: str, image: str) -> dict[str, Any]:
 
 
 def train_container(sandbox: Sandbox, run: Run) -> dict[str, Any]:
-    """Runs the script as the first process of the container: when it ends, the kernel ends what is left of it."""
+    """Runs the script below a first process of ours, which ends with it: then the kernel ends what is left of it."""
     limits, parameters = run.wish.limits, run.wish.parameters
     host = _host(limits.memory_bytes, limits.cpus, sandbox.pids) | {
         # Docker's own at /dev/shm would take any number of empty files.
@@ -126,7 +127,8 @@ def train_container(sandbox: Sandbox, run: Run) -> dict[str, Any]:
         ],
     }
     arguments = [word for name, value in parameters.items() for word in (f"--{name}", text_of(value))]
-    command = ["python3", "-I", "-c", START, "python3", SCRIPT, *arguments]
+    passed = str(sandbox.log_bytes + 1)  # one more than is kept: so it shows that there was more
+    command = ["python3", "-I", "-c", START, passed, "python3", SCRIPT, *arguments]
     return _container(str(run.image_digest), command, script_variables(run), sandbox.labels(run.run_id, "train"), host)
 
 

@@ -20,6 +20,7 @@ class Station:
         self.slots = slots
         self.taken: set[str] = set()  # the ids of the runs that have a slot; changed by the launcher alone
         self.versions: Mapping[str, str] = {}
+        self.turn = threading.Lock()  # to make, start or remove containers: several at once would take all cores there
         self._back = threading.Event()
 
     @property

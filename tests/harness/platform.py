@@ -39,7 +39,12 @@ def free_port() -> int:
             return port
 
 
-def wait_until(check: Callable[[], T], timeout_s: float = 15, what: str | Callable[[], str] = "the condition") -> T:
+def wait_until(
+    check: Callable[[], T],
+    timeout_s: float = 15,
+    what: str | Callable[[], str] = "the condition",
+    every_s: float = 0.02,
+) -> T:
     """Poll until `check` gives something true; returns it.
 
     `what` may be a function, asked when it does not come true: it shows what is the case by then.
@@ -52,7 +57,7 @@ def wait_until(check: Callable[[], T], timeout_s: float = 15, what: str | Callab
         if time.monotonic() > ends_at:
             msg = f"{what if isinstance(what, str) else what()} did not come true within {timeout_s} s"
             raise AssertionError(msg)
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 class RunningPlatform:

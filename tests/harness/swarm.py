@@ -140,7 +140,8 @@ class Node:
 
     def kill(self) -> None:
         """End the engine and all containers at once, as if the machine had lost its power."""
-        pids = [known["State"]["Pid"] for known in self.inspect(*self.docker("ps", "--quiet").split())]
+        states = [known["State"] for known in self.inspect(*self.docker("ps", "--quiet").split())]
+        pids = [state["Pid"] for state in states if state["Pid"]]  # 0 of one that has ended meanwhile is our own group
         engine = int((self.folder / "pid").read_text())
         shims = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if self._owns(path)]
         for pid in (engine, *shims, *pids):

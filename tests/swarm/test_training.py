@@ -146,7 +146,8 @@ def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking
             asking.submit(script, timeout_s=seconds, cpus=0.5, memory_bytes=256 * MB, **fields)
             for script, fields in WORST
         ]
-        assert {asking.ended(run_id, 300)["state"] for run_id in sent} == {"FAILED"}
+        # Whoever asks for them all the time takes a tenth of the machine, which is not what is measured.
+        assert {asking.ended(run_id, 300, every_s=1)["state"] for run_id in sent} == {"FAILED"}
     results: dict[str, Result] = {"alone": alone.result, "beside four": beside.result}
     for name, result in results.items():
         print(f"predictions {name}: {result}")  # noqa: T201 - a figure

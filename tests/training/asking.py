@@ -70,18 +70,20 @@ class Asking:
         """Wait until the script runs, or the run is over."""
         return self._until(run_id, within_s, lambda run: run["phase"] == "TRAINING" or run["state"] in OVER)
 
-    def ended(self, run_id: str, within_s: float = _END_S) -> dict[str, Any]:
+    def ended(self, run_id: str, within_s: float = _END_S, every_s: float = 0.02) -> dict[str, Any]:
         """Wait until a run is over."""
-        return self._until(run_id, within_s, lambda run: run["state"] in OVER)
+        return self._until(run_id, within_s, lambda run: run["state"] in OVER, every_s)
 
-    def _until(self, run_id: str, within_s: float, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def _until(
+        self, run_id: str, within_s: float, is_so: Callable[[dict[str, Any]], bool], every_s: float = 0.02
+    ) -> dict[str, Any]:
         def look() -> dict[str, Any]:
             with contextlib.suppress(requests.RequestException):
                 run = self.show(run_id)
                 return run if is_so(run) else {}
             return {}
 
-        return wait_until(look, within_s, f"run {run_id}")
+        return wait_until(look, within_s, f"run {run_id}", every_s)
 
     def printed(self, run_id: str) -> bytes:
         """A run's whole log."""

@@ -4,6 +4,7 @@ What is looked at is the machine: whatever a script did, nothing of it is left.
 """
 
 import os
+import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,8 @@ from tests.harness.platform import wait_until
 from tests.training.asking import Asking
 from tests.training.conftest import Trainer
 from tests.training.host import containers_of, free_bytes, left_of, processes_of, resident_bytes
+from trainer import spec
+from trainer.output import printed
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 TIMEOUT_S = 60 if SOAK else 3
@@ -151,6 +154,22 @@ def test_t07_a_log_is_cut(trainer: Trainer, kind: str) -> None:
     assert b"cut here" in printed[-200:]
     assert run["resources"]["log_truncated"]
     assert max(most) - before < 16 * MB
+
+
+def test_t07_an_engine_is_given_no_more_than_is_kept(trainer: Trainer) -> None:
+    """Whatever a script prints: so a flood costs the engine nothing. What it is given, it gives back whole."""
+    node, name = trainer.node, f"flood-{secrets.token_hex(4)}"
+    script = f"import os, sys\nfor _ in range({1000 if SOAK else 200}): os.write(2, bytes(10**6))\nsys.exit(7)"
+    options = ["--detach", f"--name={name}", "--network=none", "--log-driver=local", f"--user={spec.USER}"]
+    command = ["python3", "-I", "-c", spec.START, "100000", "python3", "-c", script]
+    node.docker("run", *options, trainer.image, *command)
+    try:
+        assert node.docker("wait", name) == "7"
+        logged = node.docker("logs", name).encode()
+    finally:
+        node.docker("rm", "--force", name)
+    assert len(logged) < 140_000
+    assert b"".join(printed(piece for piece in [logged])) == bytes(100_000)
 
 
 def test_t07_what_is_printed_is_no_record(trainer: Trainer) -> None:

@@ -15,6 +15,7 @@ SANDBOX = spec.Sandbox(
     work_bytes=1000,
     work_files=10,
     tmp_bytes=2000,
+    log_bytes=3000,
     index_url="https://index.test/simple",
     sdists=False,
     has_ca=True,
@@ -52,7 +53,7 @@ def test_t12_the_scripts_container() -> None:
     assert spec.train_container(SANDBOX, TRAINING) == {
         "Image": "sha256:1",
         "Entrypoint": ["python3"],
-        "Cmd": ["-I", "-c", START, "python3", "train.py", "--alpha", "0.5"],
+        "Cmd": ["-I", "-c", START, "3001", "python3", "train.py", "--alpha", "0.5"],
         "Env": [
             "HOME=/tmp",
             "PYTHONPATH=/env/site",
@@ -141,5 +142,18 @@ def test_parameters_are_words_of_their_own() -> None:
     values: dict[str, Parameter] = {"text": "a b; $(c)", "on": True, "n": 3}
     run = replace(TRAINING, wish=replace(RUN.wish, parameters=values))
     made = spec.train_container(SANDBOX, run)
-    assert made["Cmd"] == ["-I", "-c", START, "python3", "train.py", "--text", "a b; $(c)", "--on", "true", "--n", "3"]
+    assert made["Cmd"] == [
+        "-I",
+        "-c",
+        START,
+        "3001",
+        "python3",
+        "train.py",
+        "--text",
+        "a b; $(c)",
+        "--on",
+        "true",
+        "--n",
+        "3",
+    ]
     assert {"MLBUFFET_PARAM_TEXT=a b; $(c)", "MLBUFFET_PARAM_ON=true", "MLBUFFET_PARAM_N=3"} <= set(made["Env"])
