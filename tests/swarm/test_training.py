@@ -21,9 +21,9 @@ time.sleep(4)
 shutil.copy(os.environ["MLBUFFET_DATASET"], os.environ["MLBUFFET_MODEL_PATH"])
 """
 RATE = 1500.0  # about 70 % of what the stack answers on two cores
-# On two cores the engine's own work, a gigabyte of log and memory that is filled, is beside the stack's: up to 170 ms
-# were measured where 36 are usual alone. What is held here is that it does not become much more.
-FLOOR_S = 0.4
+# Containers that start and end are work of the engine's: for a quarter of a second each run has a core. On two cores
+# with nothing else to do p99 was 53 to 76 ms beside the four where it was 28 to 30 alone.
+FLOOR_S = 0.1
 MB = 1 << 20
 WORST: list[tuple[str, dict[str, Any]]] = [
     ("hog.py", {}),
@@ -137,7 +137,15 @@ def load(stack: Stack) -> SteadyLoad:
 
 
 def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking: Asking) -> None:
-    """None fails, and the slowest hundredth takes at most half as long again as alone, or not long."""
+    """None fails, and the slowest hundredth takes at most half as long again as alone, or not long.
+
+    What else the machine does can only make that worse, so one of three times is enough.
+    """
+    assert any(hardly_notices(stack, asking) for _ in range(3))
+
+
+def hardly_notices(stack: Stack, asking: Asking) -> bool:
+    """Tell whether predictions take about as long beside the four as alone; that one fails is an error each time."""
     with load(stack) as alone:
         pass
     with load(stack) as beside:
@@ -152,4 +160,4 @@ def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking
     for name, result in results.items():
         print(f"predictions {name}: {result}")  # noqa: T201 - a figure
     assert beside.result.failures == {}
-    assert beside.result.p99_s <= max(1.5 * alone.result.p99_s, FLOOR_S)
+    return beside.result.p99_s <= max(1.5 * alone.result.p99_s, FLOOR_S)
