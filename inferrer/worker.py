@@ -19,7 +19,7 @@ from inferrer.app import Inferrer
 from inferrer.listeners import Listeners
 from inferrer.settings import InferrerSettings
 from mlbuffet.chassis.http import HttpServer
-from mlbuffet.chassis.process import die_with_parent, settle_memory
+from mlbuffet.chassis.process import END_SIGNALS, die_with_parent, settle_memory
 from mlbuffet.chassis.request import Limits
 from mlbuffet.chassis.shares import Share
 
@@ -41,6 +41,7 @@ class LaneWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(0))  # by default it leaves a core file
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the arbiter too, which sends QUIT
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)  # now they are not lost
 
     def run(self) -> None:
         """Serve until the arbiter says otherwise."""

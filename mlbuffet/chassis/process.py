@@ -9,6 +9,8 @@ import signal
 from pathlib import Path
 from typing import TextIO
 
+END_SIGNALS = (signal.SIGTERM, signal.SIGQUIT)  # by which a process is told to end
+
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15

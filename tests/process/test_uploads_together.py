@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from tests.harness import onnx_models
+from tests.harness.faults import held, runner_of
 from tests.harness.invariants import hosted, pss_bytes, unharmed, usage
 from tests.harness.platform import RunningPlatform, running_platform, wait_until
 from tests.harness.truth import Readers, Truth, mixed_answers, put_described
@@ -106,8 +107,9 @@ def test_u13_delete_lets_requests_in_flight_end(shared_platform: RunningPlatform
             return sum(int(item["waiting"]) for item in versions) == together
 
         with ThreadPoolExecutor(together) as pool:
-            futures = [pool.submit(ask, number) for number in range(together)]
-            wait_until(all_in_flight, what="the requests being in flight")
+            with held(*[runner_of(shared_platform, host, "slow.onnx") for host in ("modelhost-1", "modelhost-2")]):
+                futures = [pool.submit(ask, number) for number in range(together)]
+                wait_until(all_in_flight, what="the requests being in flight")
             _delete(shared_platform, "slow.onnx")
             assert requests.get(shared_platform.path("slow.onnx"), timeout=5).status_code == 404
             assert shared_platform.predict("slow.onnx", [1]).status_code == 404
