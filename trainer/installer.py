@@ -66,7 +66,7 @@ class Installer:
         Raises:
             TrainingError, CancelledError, EngineUnreachableError: it cannot be had, is not wanted, or not now.
         """
-        digest = self._image()
+        digest = self._image(watch)
         name = spec.environment_name(self._sandbox, digest, requirements)
         while not self._busy.acquire(timeout=_POLL_S):
             watch.check()
@@ -79,7 +79,7 @@ class Installer:
             self._busy.release()
         return Prepared(self._sandbox.image, digest, name)
 
-    def _image(self) -> str:
+    def _image(self, watch: Watch) -> str:
         """The image's digest; one that is missing is pulled."""
         image = self._sandbox.image
         try:
@@ -89,7 +89,11 @@ class Installer:
             log.info("image is pulled", extra={"image": image})
         try:
             with self._link.asking() as client:
-                client.pull(image)
+                for told in client.pull(image, stream=True, decode=True):
+                    watch.check()
+                    # What goes wrong once it has begun to answer, an engine says in its answer.
+                    if "error" in told:
+                        raise TrainingError(Reason.IMAGE_UNAVAILABLE, str(told["error"])[:500])
                 return str(client.inspect_image(image)["Id"])
         except (GoneError, TrainingError) as error:
             why = error.message if isinstance(error, TrainingError) else "there is none of this name"

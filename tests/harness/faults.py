@@ -186,13 +186,13 @@ def slowed(pid: int) -> Iterator[None]:
 
 @contextmanager
 def volume(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """A small file system of its own, for root only: others skip the test, but not in CI."""
+    """A small file system of its own, in place of what is there; for root only: others skip the test, but not in CI."""
     if os.geteuid() != 0:
         reason = "only root can mount a file system of its own"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], check=True)
     try:
         yield folder

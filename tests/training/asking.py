@@ -59,6 +59,11 @@ class Asking:
         """Ask for something below /api/v1/."""
         return requests.get(f"{self.url}/api/v1/{path}", headers=dict(self.headers), timeout=60, verify=self.verify)
 
+    def cancel(self, run_id: str) -> requests.Response:
+        """Call a run off."""
+        url = f"{self.url}/api/v1/runs/{run_id}/cancel"
+        return requests.post(url, headers=dict(self.headers), timeout=60, verify=self.verify)
+
     def show(self, run_id: str) -> dict[str, Any]:
         """A run as it is now."""
         shown = self.get(f"runs/{run_id}")
@@ -88,6 +93,10 @@ class Asking:
     def printed(self, run_id: str) -> bytes:
         """A run's whole log."""
         return self.get(f"runs/{run_id}/logs").content
+
+    def has_begun(self, run_id: str) -> bool:
+        """Tell whether a run's script has printed something."""
+        return bool(self.printed(run_id).partition(b"mlbuffet: the script starts\n")[2])
 
     def findings(self, run_id: str) -> list[dict[str, Any]]:
         """What a script has printed as lines of JSON."""

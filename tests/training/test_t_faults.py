@@ -4,16 +4,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.harness.faults import volume
 from tests.harness.platform import wait_until
 from tests.harness.swarm import Lab
-from tests.training.conftest import Trainer, running_trainer
+from tests.training.conftest import MB, Trainer, running_trainer
 from tests.training.host import left_of
+from tests.training.registry import Large, Refusing, Registry, serving
 from tests.training.wire import Wire
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
@@ -115,36 +116,26 @@ def test_t23_an_image_that_cannot_be_had(lab: Lab, tmp_path: Path) -> None:
     assert image in run["message"]
 
 
-class _Refusing(BaseHTTPRequestHandler):
-    """An image registry that gives nobody anything."""
-
-    def do_GET(self) -> None:
-        """Refuse."""
-        body = b'{"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}'
-        self.send_response(403)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        """Refuse that too."""
-        self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 def test_t23_an_image_that_the_registry_denies(lab: Lab, tmp_path: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as registry:
-        threading.Thread(target=registry.serve_forever, daemon=True).start()
-        image = f"127.0.0.1:{registry.server_port}/private/python:3"
-        with running_trainer(tmp_path, lab.first, lab.engines[0], TRAINER_IMAGE=image) as own:
-            run = own.asking.ended(own.asking.submit("spin.py"))
-        registry.shutdown()
+    run = run_with(Refusing, lab, tmp_path)
     assert (run["state"], run["reason"], run["retryable"]) == ("FAILED", "IMAGE_UNAVAILABLE", True), run
-    assert image in run["message"]
     assert "denied" in run["message"]
+
+
+def test_t23_an_image_that_there_is_no_room_for(lab: Lab, tmp_path: Path) -> None:
+    """Where the engine keeps what it pulls is a volume that is smaller than the image."""
+    with volume(lab.first.folder / "data/tmp", MB):
+        run = run_with(Large, lab, tmp_path)
+    assert (run["state"], run["reason"], run["retryable"]) == ("FAILED", "IMAGE_UNAVAILABLE", True), run
+    assert "no space left on device" in run["message"]
+
+
+def run_with(registry: type[Registry], lab: Lab, folder: Path) -> dict[str, Any]:
+    """What becomes of a run whose image is at this registry."""
+    with serving(registry) as image, running_trainer(folder, lab.first, lab.engines[0], TRAINER_IMAGE=image) as own:
+        run = own.asking.ended(own.asking.submit("spin.py"))
+    assert image in run["message"]
+    return run
 
 
 def test_t22_predictions_do_not_notice(trainer: Trainer) -> None:

@@ -81,7 +81,7 @@ def test_t12_a_live_script_has_the_hardened_options(trainer: Trainer) -> None:
         assert asking.training(run_id)["phase"] == "TRAINING"
         known = script_of(trainer.node, run_id)
     finally:
-        requests.post(f"{asking.url}/api/v1/runs/{run_id}/cancel", headers=dict(asking.headers), timeout=60)
+        asking.cancel(run_id)
     host, config = known["HostConfig"], known["Config"]
     assert {
         "Privileged": False,
