@@ -21,7 +21,7 @@ time.sleep(4)
 shutil.copy(os.environ["MLBUFFET_DATASET"], os.environ["MLBUFFET_MODEL_PATH"])
 """
 RATE = 1500.0  # about 70 % of what the stack answers on two cores
-# Two cores that scripts keep busy are two slower cores, whoever goes first on them (docs/adr/0034-training-containers.md):
+# Two cores that scripts keep busy are slower, whoever goes first on them (docs/adr/0034-training-containers.md):
 # p99 was 53 to 102 ms beside the four where it was 28 to 63 alone.
 FLOOR_S = 0.15
 MB = 1 << 20
