@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _FOLLOW_S = 0.2
 _SWEEP_S = 0.02
 _WATCH_EVERY = 25  # sweeps
+_RESTS_NS = 2_000_000_000  # a version that was not used for so long rests
 _LINGER_S = 1.0  # an inferrer that resolved the old default a moment ago still finds it loaded
 _START_S = 20.0
 _RUNNER_BYTES = 12 << 20
@@ -198,10 +199,11 @@ class Inventory:
         for turn in itertools.count(1):
             await asyncio.sleep(_SWEEP_S)
             now_ns = time.monotonic_ns()
-            for version in list(self.hosted.values()):
+            for number, version in enumerate(list(self.hosted.values()), turn):
                 if version.busy:
                     version.expire(now_ns)
-                if turn % _WATCH_EVERY == 0:
+                # Some at a time: it takes a while for each. One that rests does not grow.
+                if number % _WATCH_EVERY == 0 and (version.busy or now_ns - version.used_at * 1e9 < _RESTS_NS):
                     version.watch_memory()
 
 
