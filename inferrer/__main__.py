@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from gunicorn.glogging import Logger
 from inferrer.rpc.port import hold
 from inferrer.settings import InferrerSettings, open_keys, read_inferrer_settings
 from mlbuffet.chassis.logs import configure_logs
-from mlbuffet.chassis.process import END_SIGNALS, ignore_signals, settle_memory
+from mlbuffet.chassis.process import END_SIGNALS, ignore_signals, settle_memory, signals_held
 from mlbuffet.chassis.settings import SettingsError
 from mlbuffet.chassis.shares import Shares
 
@@ -47,11 +46,8 @@ class DrainingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
     def spawn_worker(self) -> int:
         """Fork a worker; a signal that comes before it listens for signals waits until it does, and is not lost."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
-        try:
+        with signals_held(END_SIGNALS):
             return int(super().spawn_worker())
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class InferrerApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

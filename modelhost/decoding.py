@@ -10,6 +10,7 @@ from mlbuffet.blocking import Frame
 from mlbuffet.channel import SHARED, Codec, Kind
 from mlbuffet.errors import BadRequestError, DeadlineExceededError
 from modelhost.codecs import buffet, image, kserve, oip, oip_grpc
+from modelhost.codecs.numbers import LONG_BYTES
 from modelhost.codecs.request import Decoded, Served
 from modelhost.codecs.together import Outline, read_together
 from modelhost.mappings import Mappings
@@ -28,7 +29,6 @@ _OUTLINES: Mapping[int, Callable[[memoryview, Served], Outline | None]] = {
     Codec.OIP: oip.outline,
 }
 _PREDICT = Kind.PREDICT.value
-_SHORT_BYTES = 1 << 10
 _WORTH_JOINING = 4  # to read fewer together takes as long
 TOO_LATE = "the request waited until its time was over"
 
@@ -69,7 +69,7 @@ class Requests:
         kind, codec, split, _, _, body = frame
         # To copy a large body beside another costs more than the call into the runtime that it saves.
         joins = together and kind == _PREDICT and codec < SHARED
-        if joins and codec in _OUTLINES and len(body) <= _SHORT_BYTES and not split:
+        if joins and codec in _OUTLINES and len(body) <= LONG_BYTES and not split:
             self._short.append(frame)
         else:
             self._read(frame, now_ns, joins=joins)

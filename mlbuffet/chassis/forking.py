@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlbuffet.chassis.process import die_with_parent, set_name
+from mlbuffet.chassis.process import die_with_parent, set_name, signals_held
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,13 +37,10 @@ def fork_service(service: Service) -> int:
     gc.freeze()
     parent = os.getpid()
     # A signal that comes before the child has let go of our handlers waits, instead of being handled by them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-    try:
+    with signals_held(_HANDLED):
         pid = os.fork()
         if pid == 0:
             _become(service, parent)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
 

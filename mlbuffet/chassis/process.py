@@ -1,11 +1,13 @@
 """What a process asks of the kernel for itself: its cores, to die with its parent, a name, how much memory it takes."""
 
+import contextlib
 import ctypes
 import gc
 import io
 import os
 import resource
 import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -34,6 +36,16 @@ def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@contextlib.contextmanager
+def signals_held(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Let these signals wait; a process that is forked meanwhile inherits that, until it listens for them itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_signals() -> None:

@@ -23,7 +23,7 @@ PIECE_BYTES = 1 << 16  # read at once: what is made of it stays in the processor
 _MOST_KEPT_BYTES = 1 << 18  # a parser keeps the memory of its longest text
 _MOST_RANK = 32
 _EXACT = float(1 << 53)  # whole numbers below are all floats too
-_NUMBERS = b"0123456789.+-eE \t\r\n"
+NUMBERS = b"0123456789.+-eE \t\r\n"  # what numbers and the space around them are made of
 _OPENING = re.compile(rb"\[+")
 _parser = simdjson.Parser()
 
@@ -51,7 +51,7 @@ def _array(spec: TensorSpec, text: bytes) -> Array | None:
         for piece in _pieces(text):
             parser = _parser if len(piece) <= _MOST_KEPT_BYTES else simdjson.Parser()
             flat = np.frombuffer(cast("simdjson.Array", parser.parse(piece)).as_buffer(of_type="d"))
-            if not flat.size or max(flat.max(), -flat.min()) >= _EXACT:
+            if not flat.size or not is_exact(flat):
                 return None
             pieces.append(to_array(spec, flat, plain=True))
     except (ValueError, TypeError, RuntimeError, MemoryError):
@@ -59,6 +59,11 @@ def _array(spec: TensorSpec, text: bytes) -> Array | None:
     array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     shape = _shape(text, array.size)
     return None if shape is None else array.reshape(shape)
+
+
+def is_exact(array: Array) -> bool:
+    """Tell whether floats are surely the numbers that were written, whole ones too."""
+    return bool(max(array.max(), -array.min()) < _EXACT)
 
 
 def _pieces(text: bytes) -> Iterator[bytes]:
@@ -82,7 +87,7 @@ def _shape(text: bytes, count: int) -> tuple[int, ...] | None:
         return None
     if text.find(b"[", depth) < 0 and text.endswith(b"]" * depth):
         return (1,) * (depth - 1) + (count,)
-    structure = text.translate(None, _NUMBERS)
+    structure = text.translate(None, NUMBERS)
     shape = _first_lengths(structure)
     # Where each array has as many elements as the first of its level, the structure is that one repeated.
     expected = b""

@@ -36,7 +36,7 @@ class _Plan(NamedTuple):
     size_bytes: int  # of the tensors behind the JSON
     outputs: tuple[str, ...]
     encode: Callable[[Sequence[Any]], Answer]
-    encode_rows: Callable[[Sequence[Any]], Sequence[Answer]]
+    encode_rows: Callable[[Sequence[Any]], Sequence[Answer]] | None = None
 
 
 _plans: Plans[_Plan] = Plans()
@@ -159,9 +159,8 @@ def decode_raw(body: memoryview, split: int, served: Served) -> Decoded:  # noqa
 def _raw_plan(served: Served) -> _Plan:
     """What a request says that says nothing."""
     wanted = all_outputs(served.signature, binary=True)
-    how = opening_of(served, None), wanted
-    names = tuple(output.name for output in wanted)
-    plan = _Plan(served, (), (), 0, names, partial(encode, *how), partial(encode_rows, *how))
+    encoder = partial(encode, opening_of(served, None), wanted)
+    plan = _Plan(served, (), (), 0, tuple(output.name for output in wanted), encoder)
     _plans.keep(b"", 0, plan)
     return plan
 

@@ -15,14 +15,12 @@ from mlbuffet.errors import MLBuffetError
 from mlbuffet.manifest import TensorSpec
 from mlbuffet.strict_json import parse
 from modelhost.codecs.cut import Plans, cut
+from modelhost.codecs.numbers import NUMBERS, is_exact
 from modelhost.codecs.request import Answer, Array, Decoded, Served
 from modelhost.codecs.tensors import to_array
 
-_NUMBERS = b"0123456789.+-eE \t\r\n"
 _STRUCTURE = b"[],"
-_EXACT = float(1 << 53)  # whole numbers below are all floats too
 _NO_NUMBERS = frozenset({"BOOL", "BYTES"})
-_NO_NUMBER_KINDS = frozenset("OSU")
 
 
 class Part(NamedTuple):
@@ -53,8 +51,8 @@ class Plan(Protocol):
         """How they are answered."""
 
     @property
-    def encode_rows(self) -> Callable[[Sequence[Any]], Sequence[Answer]]:
-        """How requests of one row each are answered together."""
+    def encode_rows(self) -> Callable[[Sequence[Any]], Sequence[Answer]] | None:
+        """How requests of one row each are answered together, if they can be."""
 
 
 P = TypeVar("P", bound=Plan)
@@ -108,17 +106,17 @@ def _joint(spec: TensorSpec, texts: Sequence[bytes]) -> Array | None:
 
     Nor where what becomes of a number could depend on those of other requests.
     """
-    structure = texts[0].translate(None, _NUMBERS)
+    structure = texts[0].translate(None, NUMBERS)
     if spec.datatype in _NO_NUMBERS or not structure.startswith(b"[") or structure.translate(None, _STRUCTURE):
         return None
     # Where all have the same brackets, none borrows one from its neighbour.
-    if any(text.translate(None, _NUMBERS) != structure for text in texts):
+    if any(text.translate(None, NUMBERS) != structure for text in texts):
         return None
     try:
         array = np.asarray(parse(b"[%b]" % b",".join(texts)))
         if len(array) != len(texts) or not array.size:
             return None
-        if array.dtype.kind == "f" and max(array.max(), -array.min()) >= _EXACT:
+        if array.dtype.kind == "f" and not is_exact(array):
             return None
         return to_array(spec, array, plain=True)
     except (MLBuffetError, ValueError):
@@ -127,7 +125,7 @@ def _joint(spec: TensorSpec, texts: Sequence[bytes]) -> Array | None:
 
 def rows_of(output: Any) -> Sequence[bytes]:  # noqa: ANN401 - whatever a model gives
     """What stands in the brackets of each row in JSON, as deep as they are; nothing where there are no such rows."""
-    if not isinstance(output, np.ndarray) or output.dtype.kind in _NO_NUMBER_KINDS or not output.ndim:
+    if not isinstance(output, np.ndarray) or output.dtype.kind in "OSU" or not output.ndim:
         return ()
     try:
         text = orjson.dumps(np.ascontiguousarray(output), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -21,6 +21,7 @@ import requests
 from mlbuffet.index import read_default, read_versions
 from mlbuffet.manifest import MODEL_FILE
 from tests.harness.platform import RunningPlatform, wait_until
+from tests.harness.sockets import all_connections, link_of, links
 
 BACK_S = 30.0
 SWEPT_S = 60.0
@@ -59,19 +60,9 @@ def usage(platform: RunningPlatform) -> dict[int, Usage]:
 
 def _our_connections(port: int) -> set[str]:
     """The server's ends of what this test has open itself: requests keeps a connection as long as its response."""
-    links = {_link(item) for item in Path("/proc/self/fd").iterdir()}
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    sockets = [(row[1].rpartition(":")[2], row[2].rpartition(":")[2], f"socket:[{row[9]}]") for row in rows]
-    clients = {local for local, _, link in sockets if link in links}
-    return {link for local, remote, link in sockets if local == f"{port:04X}" and remote in clients}
-
-
-def _link(path: Path) -> str:
-    """Where a descriptor leads; nothing once it is closed."""
-    try:
-        return str(path.readlink())
-    except FileNotFoundError:
-        return ""
+    mine, known = links("self"), all_connections()
+    clients = {item.port for item in known if item.link in mine}
+    return {item.link for item in known if item.port == port and item.peer in clients}
 
 
 def _usage_of(pid: int, service: str, ours: set[str]) -> Usage:
@@ -81,7 +72,7 @@ def _usage_of(pid: int, service: str, ours: set[str]) -> Usage:
     kind = name.partition(" ")[0] if service == "modelhost" else ""
     rss_bytes = int(status["VmRSS"].split()[0]) * 1024
     # One that is closed meanwhile leaves no link, and must not make the whole process pass for gone.
-    fds = tuple(sorted(link for item in (folder / "fd").iterdir() if (link := _link(item)) and link not in ours))
+    fds = tuple(sorted(link for item in (folder / "fd").iterdir() if (link := link_of(item)) and link not in ours))
     return Usage(f"{service} {kind}".strip(), fds, int(status["Threads"]), rss_bytes)
 
 

@@ -23,6 +23,7 @@ from tests.harness import raw_http2 as h2
 from tests.harness.grpc_client import SERVICE, ask, channel, infer, method, raw_request
 from tests.harness.invariants import unharmed
 from tests.harness.platform import ROOT, RunningPlatform, running_platform, wait_until
+from tests.harness.sockets import established
 
 INFER = f"/{SERVICE.full_name}/ModelInfer".encode()
 LIVE = f"/{SERVICE.full_name}/ServerLive".encode()
@@ -162,9 +163,7 @@ def test_more_connections_than_there_is_room_for(server: RunningPlatform) -> Non
 
 def connections(platform: RunningPlatform) -> int:
     """Connections to the gRPC port that the server holds."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    port = f":{platform.grpc_port:04X}"
-    return sum(row[1].endswith(port) and row[3] == "01" for row in rows)
+    return len(established(platform.grpc_port))
 
 
 # The port -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tests.harness.load import Load
 from tests.harness.onnx_models import constant
 from tests.harness.platform import RunningPlatform, running_platform, wait_until
 from tests.harness.raw_http import answers, converse, message, read_all
+from tests.harness.sockets import established
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 GOOD = b'{"values": [2, 5, 1, 4]}'
@@ -155,8 +156,7 @@ def test_h04_answers_that_nobody_reads_do_not_pile_up(strict: RunningPlatform) -
 
 def connections(platform: RunningPlatform) -> int:
     """Connections that the inferrer has with clients now."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(f":{platform.port:04X}") and row[3] == "01" for row in rows)
+    return len(established(platform.port))
 
 
 def test_h10_idle_connections_are_kept_for_a_while_and_cost_nobody_anything(strict: RunningPlatform) -> None:

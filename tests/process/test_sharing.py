@@ -7,12 +7,12 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.harness.platform import SAMPLES, RunningPlatform, wait_until
 from tests.harness.raw_http import message
+from tests.harness.sockets import established, links
 
 CLIENTS, NEARLY_EVEN, IN_A_ROW = 32, 3, 3
 PREDICT = message("POST", "/api/v1/models/iris.onnx/prediction", None, b'{"values": [2, 5, 1, 4]}')
@@ -28,21 +28,12 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatfo
 
 def counts(platform: RunningPlatform) -> list[int]:
     """How many clients each inferrer process has."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    ours = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{platform.port:04X}") and row[3] == "01"}
-    return [len(ours & _links(pid)) for pid in platform.children("inferrer")]
-
-
-def _links(pid: int) -> set[str]:
-    links = set()
-    for item in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            links.add(str(item.readlink()))
-    return links
+    ours = established(platform.port)
+    return [len(ours & links(pid)) for pid in platform.children("inferrer")]
 
 
 @contextlib.contextmanager
-def connected(platform: RunningPlatform, count: int) -> Iterator[list[socket.socket]]:
+def connected(platform: RunningPlatform, count: int) -> Iterator[None]:
     """So many clients that come at the same moment."""
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -50,7 +41,7 @@ def connected(platform: RunningPlatform, count: int) -> Iterator[list[socket.soc
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
             with contextlib.suppress(BlockingIOError):
                 sock.connect(("127.0.0.1", platform.port))
-        yield socks
+        yield
 
 
 def _is_even(platform: RunningPlatform) -> bool:
