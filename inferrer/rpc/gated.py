@@ -1,6 +1,6 @@
 """Every method of the gRPC server behind the gate, whoever registered it: refused before its message is read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import grpc
@@ -19,13 +19,15 @@ class GatedHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has n
         self._gate = gate
         self._counts = counts
         self._handlers: list[Any] = []
+        self.paths: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """Take a service, as a server does."""
         self._handlers += handlers
 
-    def add_registered_method_handlers(self, service: str, methods: object) -> None:
-        """Do without: these are the same methods again, by a way that does not ask us."""
+    def add_registered_method_handlers(self, service: str, methods: Collection[str]) -> None:
+        """Note their paths only: these are the same methods again, by a way that does not ask us."""
+        self.paths += (f"/{service}/{name}" for name in methods)
 
     def service(self, handler_call_details: Any) -> Any:  # noqa: ANN401 - grpc has no types
         """The handler of a call: its own, or one that refuses it; none where there is no such method."""

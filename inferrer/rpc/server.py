@@ -5,8 +5,6 @@ here as far as gRPC's core has a bound for it, and in `calls` where it has none.
 """
 
 import asyncio
-import logging
-from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,13 +15,12 @@ from inferrer.outcomes import Outcomes
 from inferrer.rpc.calls import Calls
 from inferrer.rpc.gated import GatedHandlers
 from inferrer.rpc.health import Health
+from inferrer.rpc.listener import Listener
 from inferrer.rpc.methods import methods
 from inferrer.services import Services
 from inferrer.settings import InferrerSettings
 from mlbuffet.chassis.request import PREDICT_BYTES
 from mlbuffet.oip import inference_pb2
-
-log = logging.getLogger(__name__)
 
 SERVICE: str = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _STANDARD: tuple[str, ...] = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -61,7 +58,6 @@ class RpcServer:
         settings = services.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._address = f"{host}:{settings.grpc_port}"
-        self._options = options_of(settings)
         self._calls = Calls(outcomes, gate, most=_MOST_CALLS, message_s=settings.timeout_s)
         self._health = Health((SERVICE,), lambda: services.ready)
         self._handlers = GatedHandlers(gate, outcomes.counts)
@@ -69,13 +65,12 @@ class RpcServer:
             name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()
         }
         self._handlers.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self._handlers.add_registered_method_handlers(SERVICE, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._handlers)
         about = reflection.aio.ReflectionServicer((SERVICE, *_STANDARD))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(about, self._handlers)
         self._drain_s = settings.drain_s
-        self._ending: set[asyncio.Task[None]] = set()
-        self._server: Any = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._listener = Listener(self._handlers, self._handlers.paths, options_of(settings))
 
     async def start(self) -> None:
         """Listen.
@@ -83,49 +78,20 @@ class RpcServer:
         Raises:
             RuntimeError: the port cannot be listened on.
         """
-        asyncio.get_running_loop().set_exception_handler(_tell)
-        self._server = await self._listen()
+        self._listener.listen(self._address)
+        await self._listener.start()
         self._health.start()
-        self._keeper = asyncio.get_running_loop().create_task(self._keep())
-
-    async def _listen(self) -> Any:  # noqa: ANN401 - grpc has no types
-        server = grpc.aio.server(options=self._options)
-        server.add_generic_rpc_handlers((self._handlers,))
-        server.add_insecure_port(self._address)
-        await server.start()
-        return server
-
-    async def _keep(self) -> None:
-        """Listen anew when grpc's server has given up, as it does for good when a call's path is no UTF-8.
-
-        What it has in flight may end. It says nothing of itself, and cannot be asked in public.
-        """
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            if not self._server._server.is_running():  # noqa: SLF001
-                log.warning("gRPC server gave up and is started again")
-                given_up, self._server = self._server, await self._listen()
-                self._ending.add(ending := asyncio.get_running_loop().create_task(given_up.stop(self._drain_s)))
-                ending.add_done_callback(self._ending.discard)
 
     def failed(self) -> bool:
-        """Tell whether it has ended for good, which the process then is to do as well."""
-        return self._keeper is not None and self._keeper.done()
+        """Tell whether it has ended of itself, which the process then is to do as well."""
+        return not self._listener.is_running()
 
     async def drain(self) -> None:
         """Take no new connections, let calls that are in flight end, then close everything."""
-        if self._keeper is not None:
-            self._keeper.cancel()
         await self._health.drain()
-        stopping = asyncio.get_running_loop().create_task(self._server.stop(self._drain_s))
+        stopping = asyncio.get_running_loop().create_task(self._listener.shutdown(self._drain_s))
         while self._calls.active and not stopping.done():
             await asyncio.sleep(_LOOK_S)
         # Whoever is left watches health or keeps a reflection open, and waits for nothing.
-        await self._server.stop(_FLUSH_S)
+        await self._listener.shutdown(_FLUSH_S)
         await stopping
-
-
-def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what a task failed with that nobody waited for; where grpc's server gives up, there is a record already."""
-    if not isinstance(context.get("exception"), UnicodeDecodeError):
-        loop.default_exception_handler(context)
