@@ -20,6 +20,7 @@ from docker.tls import TLSConfig
 
 from trainer.engine import EngineUnreachableError, TrainingError
 from trainer.runs import Reason
+from trainer.spec import cgroup_parent
 
 GoneError = NotFound
 
@@ -111,7 +112,8 @@ class Link:
         """Make a container, in the place of one of this name that is left over."""
         self.remove(name)
         with self.asking() as client:
-            client.create_container_from_config(config, name)
+            host = {**config["HostConfig"], "CgroupParent": cgroup_parent(client.info()["CgroupDriver"])}
+            client.create_container_from_config({**config, "HostConfig": host}, name)
 
     def remove(self, name: str) -> None:
         """Remove a container, running or not; nothing is fine too, and so is another one who is at it."""

@@ -162,6 +162,15 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def cgroup_parent(driver: str) -> str:
+    """Below what an engine is to make a container's control group, by the name of its driver; empty for its default.
+
+    A container's share of the processor counts among its siblings. The default of `cgroupfs` is one group with all
+    other containers, which then never rests, and goes behind everything else that the machine does.
+    """
+    return "/" if driver == "cgroupfs" else ""
+
+
 def _container(
     image: str, command: list[str], variables: Mapping[str, str], labels: Mapping[str, str], host: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -194,7 +203,7 @@ def _host(memory_bytes: int, cpus: float, pids: int) -> dict[str, Any]:
         "Memory": memory_bytes,
         "MemorySwap": memory_bytes,  # the same: no swap
         "NanoCpus": int(cpus * 1e9),
-        "CpuShares": 64,  # a sixteenth of what others get who want the processor too
+        "CpuShares": 2,  # the least there is: who else wants the processor goes first
         "PidsLimit": pids,
         "OomScoreAdj": 1000,
         "OomKillDisable": False,

@@ -1,6 +1,7 @@
 """Scripts that look for a way out (ACCEPTANCE T10 to T14): files, network, the kernel, the request itself."""
 
 import json
+import os
 import secrets
 from typing import Any
 
@@ -80,6 +81,7 @@ def test_t12_a_live_script_has_the_hardened_options(trainer: Trainer) -> None:
     try:
         assert asking.training(run_id)["phase"] == "TRAINING"
         known = script_of(trainer.node, run_id)
+        assert os.sched_getscheduler(known["State"]["Pid"]) == os.SCHED_IDLE
     finally:
         asking.cancel(run_id)
     host, config = known["HostConfig"], known["Config"]
@@ -95,6 +97,8 @@ def test_t12_a_live_script_has_the_hardened_options(trainer: Trainer) -> None:
         "Memory": 64 << 20,
         "MemorySwap": 64 << 20,
         "NanoCpus": 500_000_000,
+        "CpuShares": 2,
+        "CgroupParent": "/",
         "PidsLimit": trainer.pids,
         "OomKillDisable": False,
         "PublishAllPorts": False,

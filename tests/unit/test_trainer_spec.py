@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from tests.harness.platform import ROOT
 from tests.unit.test_trainer_runs import MOVES, RUN
 from trainer import spec
@@ -29,7 +31,7 @@ HELD = {
     "CapAdd": [],
     "CapDrop": ["ALL"],
     "SecurityOpt": ["no-new-privileges:true"],
-    "CpuShares": 64,
+    "CpuShares": 2,
     "OomScoreAdj": 1000,
     "OomKillDisable": False,
     "IpcMode": "private",
@@ -90,6 +92,11 @@ def test_t12_the_scripts_container() -> None:
             "Mounts": [_mount(f"mlbuffet-{ID}-work", "/work"), _mount("env", "/env", read_only=True)],
         },
     }
+
+
+@pytest.mark.parametrize(("driver", "parent"), [("cgroupfs", "/"), ("systemd", ""), ("none", "")])
+def test_where_a_containers_control_group_is(driver: str, parent: str) -> None:
+    assert spec.cgroup_parent(driver) == parent
 
 
 def test_the_keeper_has_the_working_volume_and_nothing_else() -> None:
