@@ -17,7 +17,7 @@ from tests.harness.load import Load
 from tests.harness.onnx_models import constant
 from tests.harness.platform import RunningPlatform, running_platform, wait_until
 from tests.harness.raw_http import answers, converse, message, read_all
-from tests.harness.sockets import established
+from tests.harness.sockets import all_connections, established, links
 
 SOAK = os.environ.get("MLBUFFET_SOAK") == "1"
 GOOD = b'{"values": [2, 5, 1, 4]}'
@@ -191,6 +191,13 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def all_taken(socks: Iterable[socket.socket], port: int, pid: int) -> bool:
+    """Tell whether a process has taken all connections, and does not leave one waiting to be."""
+    its = links(pid)
+    taken = {item.peer for item in all_connections() if item.port == port and item.link in its}
+    return {sock.getsockname()[1] for sock in socks} <= taken
+
+
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
     """A platform whose inferrer may have few descriptors."""
@@ -233,10 +240,9 @@ def test_l14_the_limit_falls_below_what_is_open(narrow: RunningPlatform) -> None
     (worker,) = narrow.children("inferrer")
     half = message("POST", IRIS, {"Content-Length": "24"}, GOOD[:10])
     with unharmed(narrow):
-        before = descriptors(worker)
         with opened(narrow, 60, half) as early:
-            limit = wait_until(lambda: max(descriptors(worker) - before - 59, 0) and descriptors(worker))
-            resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit - 20, 20000))
+            wait_until(lambda: all_taken(early, narrow.port, worker), what="all being let in")
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, (descriptors(worker) - 20, 20000))
             try:
                 with opened(narrow, 100):
                     began, used = time.monotonic(), cpu_s([worker])
