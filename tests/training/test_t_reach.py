@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.harness.platform import wait_until
 from tests.harness.sniffer import Sniffer
 from tests.training.conftest import Trainer
 from tests.training.host import script_of
@@ -81,7 +82,8 @@ def test_t12_a_live_script_has_the_hardened_options(trainer: Trainer) -> None:
     try:
         assert asking.training(run_id)["phase"] == "TRAINING"
         known = script_of(trainer.node, run_id)
-        assert os.sched_getscheduler(known["State"]["Pid"]) == os.SCHED_IDLE
+        pid = known["State"]["Pid"]
+        wait_until(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE, 10, "the script in the kernel's idle class")
     finally:
         asking.cancel(run_id)
     host, config = known["HostConfig"], known["Config"]
