@@ -12,6 +12,8 @@ from typing import Any
 
 from grpc._cython import cygrpc
 
+from inferrer.rpc.gated import GatedHandlers
+
 _NO_METHODS = cygrpc._MethodResolver([], {})  # noqa: SLF001
 _NO_PATH = "of no known method"
 
@@ -19,12 +21,11 @@ _NO_PATH = "of no known method"
 class Listener(cygrpc.AioServer):  # type: ignore[misc]  # grpc has no types
     """Made on a running event loop; `start` listens, `shutdown` ends it."""
 
-    def __init__(self, handlers: object, paths: Sequence[str], options: Sequence[tuple[str, int]]) -> None:
-        """`handlers`, a grpc.GenericRpcHandler, is asked for each call's handler; `paths` are all that it knows."""
-        self._loop_of_calls = asyncio.get_running_loop()
-        super().__init__(self._loop_of_calls, None, [handlers], None, tuple(options), None)
+    def __init__(self, handlers: GatedHandlers, options: Sequence[tuple[str, int]]) -> None:
+        """`handlers` are asked for the handler of each call."""
+        super().__init__(asyncio.get_running_loop(), None, [handlers], None, tuple(options), None)
         # Known by name alone: one that has no handler of its own is looked up in `handlers`, behind the gate.
-        self.add_registered_method_handlers(dict.fromkeys(paths))
+        self.add_registered_method_handlers(dict.fromkeys(handlers.paths))
 
     def listen(self, address: str) -> None:
         """Take a port.
@@ -39,13 +40,13 @@ class Listener(cygrpc.AioServer):  # type: ignore[misc]  # grpc has no types
     def _make_request_call_future(self, method_bytes: bytes | None) -> Any:  # noqa: ANN401 - grpc has no types
         """The next call of a method; for none, what answers all the others and never hands one on."""
         if method_bytes is None:
-            return self._loop_of_calls.create_task(self._refuse_unknown())
+            return asyncio.get_running_loop().create_task(self._refuse_unknown())
         return super()._make_request_call_future(method_bytes)
 
     async def _refuse_unknown(self) -> None:
         """Answer UNIMPLEMENTED until the server is shut down, which ends this as it would end grpcio's own."""
         answering: set[asyncio.Task[None]] = set()
-        loop = self._loop_of_calls
+        loop = asyncio.get_running_loop()
         while True:
             call = await self._request_call()
             refusing = cygrpc._handle_rpc(_NO_PATH, _NO_METHODS, (), call, loop, False)  # noqa: FBT003, SLF001

@@ -60,17 +60,15 @@ class RpcServer:
         self._address = f"{host}:{settings.grpc_port}"
         self._calls = Calls(outcomes, gate, most=_MOST_CALLS, message_s=settings.timeout_s)
         self._health = Health((SERVICE,), lambda: services.ready)
-        self._handlers = GatedHandlers(gate, outcomes.counts)
-        handlers = {
-            name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()
-        }
-        self._handlers.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self._handlers.add_registered_method_handlers(SERVICE, handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._handlers)
+        handlers = GatedHandlers(gate, outcomes.counts)
+        own = {name: self._calls.handler(f"/{SERVICE}/{name}", method) for name, method in methods(services).items()}
+        handlers.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, own),))
+        handlers.add_registered_method_handlers(SERVICE, own)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, handlers)
         about = reflection.aio.ReflectionServicer((SERVICE, *_STANDARD))
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(about, self._handlers)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(about, handlers)
         self._drain_s = settings.drain_s
-        self._listener = Listener(self._handlers, self._handlers.paths, options_of(settings))
+        self._listener = Listener(handlers, options_of(settings))
 
     async def start(self) -> None:
         """Listen.
