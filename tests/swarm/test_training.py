@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.harness.platform import ROOT, wait_until
 from tests.harness.stack import Stack
-from tests.harness.steady_load import Order, Result, SteadyLoad
+from tests.harness.steady_load import Order, SteadyLoad
 from tests.harness.swarm import run
 from tests.training.asking import SCRIPTS, Asking
 from tests.training.host import left_of
@@ -127,21 +128,16 @@ def test_a_trainer_that_is_lost_is_replaced_and_goes_on(stack: Stack, asking: As
         wait_until(lambda run_id=run_id: not _left(stack, run_id), 30, "nothing of it")  # type: ignore[misc]
 
 
-def load(stack: Stack) -> SteadyLoad:
-    """Predictions through the edge."""
+@contextmanager
+def measured(stack: Stack, name: str) -> Iterator[SteadyLoad]:
+    """Predictions through the edge meanwhile, and for long enough; none may fail."""
     headers = tuple(f"{name}: {value}" for name, value in stack.headers.items())
     path, body = "/api/v1/models/iris.onnx/prediction", json.dumps({"values": [2, 5, 1, 4]})
     least = int(RATE * (60 if SOAK else 8))
-    return SteadyLoad(Order(stack.lab.first.address, 80, path, body, RATE, headers, least=least))
-
-
-def measured(stack: Stack, name: str) -> Result:
-    """Predictions for a while, of which none may fail."""
-    with load(stack) as predictions:
-        pass
+    with SteadyLoad(Order(stack.lab.first.address, 80, path, body, RATE, headers, least=least)) as predictions:
+        yield predictions
     print(f"predictions {name}: {predictions.result}")  # noqa: T201 - a figure
     assert predictions.result.failures == {}, name
-    return predictions.result
 
 
 def submitted(asking: Asking, prefix: bytes, timeout_s: int) -> list[str]:
@@ -152,17 +148,21 @@ def submitted(asking: Asking, prefix: bytes, timeout_s: int) -> list[str]:
 
 def hardly_notices(stack: Stack, asking: Asking) -> bool:
     """Tell whether predictions take about as long beside the four as alone."""
-    alone = measured(stack, "alone")
+    with measured(stack, "alone") as alone:
+        pass
     sent = submitted(asking, AGAIN, 600)
-    for run_id in sent:
-        asking.training(run_id)
-    beside = measured(stack, "beside four")
-    assert {asking.show(run_id)["state"] for run_id in sent} == {"RUNNING"}
-    for run_id in sent:
-        asking.cancel(run_id)
+    try:
+        for run_id in sent:
+            asking.training(run_id)
+        with measured(stack, "beside four") as beside:
+            pass
+        assert {asking.show(run_id)["state"] for run_id in sent} == {"RUNNING"}
+    finally:  # they would go on beside the next test
+        for run_id in sent:
+            asking.cancel(run_id)
     for run_id in sent:
         assert asking.ended(run_id)["state"] == "KILLED"
-    return beside.p99_s <= max(1.5 * alone.p99_s, FLOOR_S)
+    return beside.result.p99_s <= max(1.5 * alone.result.p99_s, FLOOR_S)
 
 
 def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking: Asking) -> None:
@@ -174,9 +174,7 @@ def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking
 
 
 def test_t22_predictions_while_four_scripts_start_and_end_badly(stack: Stack, asking: Asking) -> None:
-    with load(stack) as predictions:
+    with measured(stack, "beside starts and ends"):
         sent = submitted(asking, b"", 60 if SOAK else 8)
         # Whoever asks for them all the time takes a tenth of the machine, which is not what is measured.
         assert {asking.ended(run_id, 300, every_s=1)["state"] for run_id in sent} == {"FAILED"}
-    print(f"predictions beside starts and ends: {predictions.result}")  # noqa: T201 - a figure
-    assert predictions.result.failures == {}
