@@ -247,16 +247,16 @@ def gone(
             and entry.versions[version.manifest.version].pinned
         )
         before = defaults_before.get(version.manifest.model)
-        passed = before is not None and entry is not None and _between(before, version.manifest.version, entry.default)
+        passed = entry is not None and _between(before, version.manifest.version, entry.default)
         superseded = (before == key or passed) and not is_default and not pinned
         if version.manifest.unloaded or superseded or (not is_default and not exists(version.manifest)):
             keys.append(key)
     return keys
 
 
-def _between(before: bytes, version: int, default: int) -> bool:
-    """Tell whether a version lies between the default before, by its key, and the one now."""
-    _, former = read_key(before) or ("", default)
+def _between(before: bytes | None, version: int, default: int) -> bool:
+    """Tell whether a version lies between the default before, by its key, if there was one, and the one now."""
+    _, former = (read_key(before) if before is not None else None) or ("", 0)
     return min(former, default) < version < max(former, default)
 
 

@@ -81,6 +81,13 @@ def test_a_version_that_was_the_default_only_for_a_moment_leaves() -> None:
     assert not unloaded(Hosted(third), first, models), "it is about to be the default, or asked for by number"
 
 
+def test_a_first_version_that_was_replaced_before_anybody_looked_leaves() -> None:
+    """It was loaded when it was uploaded, at the inferrer's word."""
+    first, second = made("a", 1), made("a", 2)
+    keys = gone(hosting(Hosted(first), Hosted(second)), {}, {"a": entry(first, second, default=2)}, lambda _: True)
+    assert keys == [first.key]
+
+
 def test_a_deleted_version_leaves_and_the_same_name_made_anew_is_another() -> None:
     old, new = made("a", 1), made("a", 2)
     assert unloaded(Hosted(old), old, {}, exists=False)
