@@ -49,14 +49,33 @@ _LOOK_S = 0.02
 
 
 async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
-    """Run until told to stop; returns the exit status."""
+    """Run until told to stop; returns the exit status.
+
+    Nobody is let in before it is proven that models can be run here: a task of an image that cannot must not be taken
+    for a healthy one, for which the one before it would have to leave.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    supervisor = Supervisor(forkserver)
+    proof = loop.create_task(supervisor.prove())
+    healthy = await _told_to_end(stop, [proof], supervisor.lost)
+    if proof.done() and proof.exception() is None and not healthy:
+        healthy = await _serve(settings, supervisor, stop)
+    proof.cancel()
+    supervisor.close()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    ignore_signals()
+    return 0 if healthy else 1
+
+
+async def _serve(settings: ModelhostSettings, supervisor: Supervisor, stop: asyncio.Event) -> bool:
+    """Let inferrers in until the end; tells whether somebody wanted it."""
+    loop = asyncio.get_running_loop()
     host_id = settings.id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     store = _make_store(settings)
-    supervisor = Supervisor(forkserver)
     addresses = _own_addresses(settings.channel, host_id)
     local = next((address.path for address in addresses if address.path), "")
     segments = Segments(local)
@@ -90,12 +109,8 @@ async def serve(settings: ModelhostSettings, forkserver: ForkServer) -> int:
     for link in list(channel.links):
         link.close()
     segments.close()
-    supervisor.close()
     ends.close()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
-    ignore_signals()
-    return 0 if healthy else 1
+    return healthy
 
 
 def _own_addresses(channel: tuple[str, ...], host_id: str) -> list[Address]:

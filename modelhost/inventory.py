@@ -125,12 +125,7 @@ class Inventory:
         task.add_done_callback(self._leaving.discard)
 
     async def follow(self) -> None:
-        """Keep in step with the repository for ever; ready once all that is wanted has been tried.
-
-        Raises:
-            MLBuffetError: no model can be run here.
-        """
-        await self._supervisor.prove()
+        """Keep in step with the repository for ever; ready once all that is wanted has been tried."""
         while True:
             if self._store.current() not in {self._seen, UNKNOWN}:
                 await self._catch_up()

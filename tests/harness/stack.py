@@ -102,7 +102,17 @@ class Stack:
 
     def whole(self) -> None:
         """Wait until all three modelhosts answer, of which one is on the second node."""
-        wait_until(lambda: len(self.modelhosts()) == _MODELHOSTS, 90, "three modelhosts")
+        wait_until(lambda: len(self.modelhosts()) == _MODELHOSTS, 90, self._what_there_is)
+
+    def _what_there_is(self) -> str:
+        """Who has answered, what the Swarm says of the tasks, and what each printed last: where some are missing."""
+        first, second = self.lab.nodes
+        shape = "--format={{.Name}} {{.Image}} {{.DesiredState}} {{.CurrentState}} {{.Error}}"
+        tasks = first.docker("stack", "ps", "mlbuffet", "--filter=desired-state=running", shape)
+        shown = [f"three modelhosts, not only {sorted(self.modelhosts())},", tasks]
+        for node, service in ((second, "mirror"), (first, "modelhost"), (first, "inferrer")):
+            shown += [f"{service} {name}: {_last(node.logs(name))}" for name in node.containers(service)]
+        return "\n".join(shown)
 
     def load(self, rate: float, least: int = 0, port: int = 80, ca: str = "") -> SteadyLoad:
         """Predictions through the edge, so many a second, by clients that never try again."""
@@ -146,6 +156,11 @@ class Stack:
         """Predict by JSON."""
         url = f"{self.url}/api/v1/models/{name}/prediction"
         return requests.post(url, json={"values": values}, headers=self.headers, timeout=60)
+
+
+def _last(log: str) -> str:
+    """What a service has said of late, but for that it was asked whether it is there."""
+    return "\n".join([line for line in log.splitlines() if '"event":"echo"' not in line][-4:])
 
 
 def _is_clean(node: Node) -> bool:

@@ -117,8 +117,9 @@ def test_certificates_are_renewed_without_one_failed_request(stack: Stack) -> No
 
 
 def test_d02_an_update_to_images_that_do_not_work_rolls_back_without_one_failed_request(stack: Stack) -> None:
-    """A modelhost that cannot run models, and an inferrer that ends after 20 s."""
+    """A modelhost that cannot run models, and an inferrer that ends after 20 s; what serves meanwhile is left alone."""
     lab = stack.lab
+    mirror = lab.second.containers("mirror")
     build_changed(lab, "modelhost", "broken", CANNOT_RUN)
     build_changed(lab, "inferrer", "broken", 'CMD ["timeout", "20", "python3", "-m", "inferrer"]')
     lab.copy_image("mlbuffet/modelhost:broken")
@@ -131,6 +132,7 @@ def test_d02_an_update_to_images_that_do_not_work_rolls_back_without_one_failed_
     assert running.result.failures == {}
     for service in UPDATED:
         assert ":worse" not in stack.service(service)["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+    assert lab.second.containers("mirror") == mirror
     stack.whole()
 
 
