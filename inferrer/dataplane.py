@@ -19,7 +19,8 @@ import orjson
 
 from inferrer.balancer import choose_replica
 from inferrer.cache import AnswerCache, Known
-from inferrer.replica import Call, Replica, is_fault
+from inferrer.call import Call, is_fault
+from inferrer.replica import Replica
 from inferrer.replicas import Replicas
 from inferrer.retries import RetryBudget
 from inferrer.rooms import Rooms

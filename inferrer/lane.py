@@ -9,9 +9,10 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from inferrer.call import Call
 from inferrer.dataplane import DataPlane
 from inferrer.outcomes import Outcomes
-from inferrer.replica import MEASURED, Call
+from inferrer.replica import MEASURED
 from inferrer.segments import Lease
 from inferrer.settings import InferrerSettings
 from inferrer.targets import answer_lines

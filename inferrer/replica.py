@@ -7,19 +7,21 @@ not keep up answers late or not at all, for whatever reason.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 
+from inferrer.call import Call, is_fault
 from inferrer.ejection import FULL, Standing
+from inferrer.lines import Line, Lines
 from inferrer.segments import Lease, Recipient
-from mlbuffet.channel import SHARED, FrameError, FrameProtocol, Head, Kind, Traffic, looks_whole
+from mlbuffet.channel import SHARED, FrameError, FrameProtocol, Head, Kind, Traffic, looks_whole, read_error
 from mlbuffet.endpoints import Address
-from mlbuffet.errors import DeadlineExceededError, MLBuffetError, from_code
+from mlbuffet.errors import DeadlineExceededError, MLBuffetError
 
 _REPLY, _ERROR, _PONG, _STATE = Kind.REPLY.value, Kind.ERROR.value, Kind.PONG.value, Kind.STATE.value
-_FOLLOW, _FETCH = Kind.FOLLOW.value, Kind.FETCH.value
+_FOLLOW, _FETCH, _LINE = Kind.FOLLOW.value, Kind.FETCH.value, Kind.LINE.value
 
 MEASURED = 7  # one request in eight is measured step by step
 _SMOOTHING = 0.05
@@ -27,46 +29,7 @@ _FORGOTTEN_S = 0.5  # of which a turn is a small part: who waits for one is not 
 _FOUND = 3  # where in a state it stands how the version is run
 _FAST_S = 0.0003  # a run that costs less than what is around it
 _MOST_TOGETHER = 32
-
-
-class Call:
-    """One request on its way: what is needed to send it, to send it once more, and to end it."""
-
-    # Defaults of the class: on the hot path most of them are never set.
-    answer_split = 0
-    asker: Any = None  # whatever `done` wants to know again
-    ref = b""
-    target: Any = None  # what the name stood for when it was sent
-    retried = False
-    replica: "Replica | None" = None  # where it is in flight
-    frame_id = 0
-    turn_at = 0.0  # when it was sent, if it is one of those that take turns
-    blamed: Standing | None = None  # who answered it with a fault the first time
-    context = b""  # whose it is
-    sent_at = 0.0
-    host_ns = 0  # that it took at the modelhost
-
-    def __init__(
-        self, kind: int, key: bytes, payload: tuple[int, int, bytes | Lease], deadline: float, done: Callable[..., None]
-    ) -> None:
-        self.kind = kind
-        self.key = key
-        self.codec, self.split, self.body = payload
-        self.deadline = deadline
-        self.done = done
-
-    def timings(self, now: float) -> dict[str, object]:
-        """What a record says of where an answered request was, and where it spent its time."""
-        host_s = self.host_ns / 1e9
-        if self.replica is None or not self.host_ns:
-            return {}
-        channel_s = max(now - self.sent_at - host_s, 0)
-        return {"modelhost": self.replica.id, "modelhost_s": round(host_s, 6), "channel_s": round(channel_s, 6)}
-
-    def lose_sight(self) -> None:
-        """It is no longer in flight, and nobody knows whether its body is still being read."""
-        if isinstance(self.body, Lease):
-            self.body.spoil()
+_PREDICT, _PREDICT_ALONE = Kind.PREDICT.value, Kind.PREDICT_ALONE.value
 
 
 class Owner(Protocol):
@@ -94,11 +57,6 @@ class Owner(Protocol):
         """The modelhost asks for a piece of a file."""
 
 
-def is_fault(error: MLBuffetError) -> bool:
-    """Tell whether an answer is held against the modelhost: INTERNAL says nothing of the request."""
-    return type(error) is MLBuffetError
-
-
 class Replica(FrameProtocol):
     """One modelhost, with the requests it has in flight."""
 
@@ -112,7 +70,7 @@ class Replica(FrameProtocol):
         self.is_mirror = False  # it has not the repository, and fetches what it is to run
         self.leaving = False  # no place names it any more
         self.tenths = FULL
-        self.versions: Mapping[str, Sequence[Any]] = {}  # state, error code, reason, and what was measured
+        self.versions: Mapping[str, Sequence[Any]] = {}  # state, error code, reason, how it is run, and if by lines
         self.in_flight = 0
         self.took_s = 0.0  # to answer requests that take turns: the longest of late, less and less with time
         self.held_bytes = 0  # of what is in flight
@@ -121,6 +79,7 @@ class Replica(FrameProtocol):
         self._pings: deque[tuple[int, float]] = deque()
         self._state_number = 0  # of the last word on itself
         self._segments = Recipient("")
+        self._lines = Lines(self, self._traffic)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the way for shared memory beside the stream."""
@@ -164,11 +123,56 @@ class Replica(FrameProtocol):
         call.sent_at = now
         self.in_flight += 1
         self.held_bytes += len(call.body)
+        if call.kind != _PREDICT or not self._went_direct(call):
+            self._send(call, now)
+
+    def _send(self, call: Call, now: float) -> None:
+        """Send a request over the channel."""
         remaining_ns = max(int((call.deadline - now) * 1e9), 0)
-        codec, body = call.codec, call.body
+        kind, codec, body = _PREDICT_ALONE if call.alone else call.kind, call.codec, call.body
         if isinstance(body, Lease):
             codec, body = self._refer(codec, body, call.key)
-        self.send(call.kind, codec, call.split, call.key, frame_id, remaining_ns, body, call.context)
+        self.send(kind, codec, call.split, call.key, call.frame_id, remaining_ns, body, call.context)
+
+    def _went_direct(self, call: Call) -> bool:
+        """Send a request straight to the runner, where there is a line and nothing speaks against it."""
+        line, body = self._lines.find(call.key), call.body
+        if line is None:
+            if self._lines.wanted(call.key):
+                number = self._lines.open(call.key, self._segments)
+                if number is not None:
+                    self.send(Kind.LINE, 0, 0, call.key, number, 0, b"")
+            return False
+        # A trace has its steps told by the modelhost; shared memory is handed on there.
+        if call.alone or b" " in call.context or isinstance(body, Lease) or not line.take(call.frame_id, call.sent_at):
+            return False
+        call.line = line
+        line.send(_PREDICT, call.codec, call.split, b"", call.frame_id, int(call.deadline * 1e9), body)
+        return True
+
+    def refused(self, frame_id: int) -> None:
+        """Have the modelhost look at what a runner has not answered."""
+        if (call := self._calls.get(frame_id)) is not None:
+            call.line = None
+            self._send(call, time.monotonic())
+
+    def was_slow(self, frame_id: int, took_ns: int, ran: bytes) -> None:
+        """Tell the modelhost, which has not seen it."""
+        if (call := self._calls.get(frame_id)) is not None:
+            body = took_ns.to_bytes(8, "little") + ran
+            self.send(Kind.TOLD, call.codec, 0, call.key, frame_id, time.monotonic_ns(), body, call.context)
+
+    def waits_for(self, key: bytes, seconds: float) -> bool:
+        """Tell whether a request for a version has been on its way for so long."""
+        before = time.monotonic() - seconds
+        return any(call.key == key and call.sent_at < before for call in self._calls.values())
+
+    def line_lost(self, line: Line) -> None:
+        """Send what a line has left unanswered over the channel; if that has ended too, all is lost soon."""
+        now = time.monotonic()
+        for call in [call for call in self._calls.values() if call.line is line]:
+            call.line, call.alone = None, True
+            self._send(call, now)
 
     def _refer(self, codec: int, body: Lease, key: bytes) -> tuple[int, bytes]:
         """What goes into a frame for a body in shared memory: a reference, or the bytes after all."""
@@ -248,7 +252,9 @@ class Replica(FrameProtocol):
 
     def _take_question(self, kind: int, key: bytes, frame_id: int, offset: int, count: int) -> None:
         """Have the owner tell a modelhost what it wants to know."""
-        if kind == _FETCH:
+        if kind == _LINE:
+            self._lines.told(frame_id, taken=bool(count))
+        elif kind == _FETCH:
             self._owner.fetches(self, key, frame_id, offset, count)
         elif kind == _FOLLOW:
             self._owner.follows(self)
@@ -260,7 +266,7 @@ class Replica(FrameProtocol):
         call = self._take(frame_id)
         if call is None:
             return  # nobody waits for it any more
-        error = _read_error(body)
+        error = read_error(body)
         if self.standing.faults and not is_fault(error):
             self.standing.pardon()
         self._owner.failed(call, error, self)
@@ -275,6 +281,7 @@ class Replica(FrameProtocol):
         except (ValueError, KeyError, TypeError):
             msg = "a state that is none"
             raise FrameError(msg) from None
+        self._lines.offer(self.versions, int(state.get("slow_ns", 0)))
         if ready and not self.says_ready:
             self.standing.greet(self._loop.time())
         self.says_ready = ready
@@ -284,6 +291,7 @@ class Replica(FrameProtocol):
         """Ask for a sign of life; `now` by whatever clock `silent_s` is asked with."""
         self._next_id = number = self._next_id + 1
         self._pings.append((number, now))
+        self._lines.age()
         self.send(Kind.PING, 0, self._state_number, b"", number, 0, b"")
 
     def silent_s(self, now: float) -> float:
@@ -300,6 +308,7 @@ class Replica(FrameProtocol):
         super().connection_lost(exc)
         self._segments.close()
         calls, self._calls = list(self._calls.values()), {}
+        self._lines.close()
         for call in calls:
             call.lose_sight()
         self.in_flight = self.held_bytes = 0
@@ -309,12 +318,3 @@ class Replica(FrameProtocol):
     def describe(self) -> dict[str, Any]:
         """What an operator sees of it."""
         return {"modelhost": self.id, "ready": self.ready, "in_flight": self.in_flight}
-
-
-def _read_error(body: bytes) -> MLBuffetError:
-    """The error that a modelhost answered with."""
-    try:
-        answer = orjson.loads(body)
-        return from_code(str(answer["code"]), str(answer["message"]))
-    except (ValueError, KeyError, TypeError):
-        return MLBuffetError("the modelhost's answer cannot be read")

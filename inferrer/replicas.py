@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from inferrer.call import Call
 from inferrer.ejection import Standing
 from inferrer.mirrors import Mirrors
 from inferrer.places import look_up
-from inferrer.replica import Call, Replica
+from inferrer.replica import Replica
 from mlbuffet.channel import Kind, Traffic
 from mlbuffet.chassis.tally import Histogram
 from mlbuffet.endpoints import Address, connect

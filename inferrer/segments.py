@@ -158,6 +158,10 @@ class Recipient:
         self._given.add(segment.number)
         return True
 
+    def hand(self, number: int, sock: socket.socket) -> bool:
+        """Hand a connection over, which is not a segment; tells whether the modelhost has it."""
+        return self._sock is not None and hand_over(self._sock, number, 0, sock.fileno())
+
     def forget(self, number: int) -> bool:
         """Forget a segment that is no more; tells whether the modelhost had it."""
         if number not in self._given:

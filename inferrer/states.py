@@ -27,7 +27,7 @@ def state_on(replica: Replica, manifest: Manifest) -> State:
     """A version's state on one modelhost."""
     told = replica.versions.get(manifest.key.decode())
     if told is not None:
-        return State(*told)
+        return State(*told[: len(State._fields)])
     return State("UNAVAILABLE", "", "unloaded" if manifest.unloaded else "not loaded")
 
 

@@ -11,8 +11,10 @@ Frame = tuple[int, int, int, int, int, memoryview]  # kind, codec, split, id, ti
 class FrameReader:
     """The blocking end, for a runner: reads all frames that are there, without copying their bodies."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, base: int = 0) -> None:
+        """`base` is added to the ids of frames."""
         self._sock = sock
+        self._base = base
         self._buffer = bytearray(1 << 18)
         self._filled = 0
         self._used = 0
@@ -56,4 +58,4 @@ class FrameReader:
             if end > self._filled:
                 return
             self._used = end
-            yield kind, codec, split, frame_id, time_ns, view[start:end]
+            yield kind, codec, split, self._base + frame_id, time_ns, view[start:end]

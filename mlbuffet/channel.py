@@ -22,6 +22,10 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple, TypeVar, cast
 
+import orjson
+
+from mlbuffet.errors import MLBuffetError, from_code
+
 Head = tuple[int, int, int, int, int, int, int]  # of a frame, as HEADER has it
 
 HEADER = struct.Struct("<IBBHIQQ")
@@ -54,6 +58,8 @@ class Kind(IntEnum):
     FOLLOW = 11  # from a modelhost without the repository: tell me what is in it, now and whenever that changes
     INDEX = 12  # what is in it, whole when the split is 1, else what has changed
     FETCH = 13  # from a modelhost: the bytes of a file from `time` on, as many as `split` says
+    LINE = 14  # a connection to a version's runner, handed over by this id; the answer's split is 1 when it is taken
+    TOLD = 15  # a prediction was answered by a line at `time`, of its machine; its body says how long it took and ran
 
 
 class Codec(IntEnum):
@@ -68,6 +74,7 @@ class Codec(IntEnum):
     KSERVE = 6  # V1 JSON of KServe
 
 
+LINE_SHIFT = 48  # above the ids of requests stands by which line a runner has them, 0 for the modelhost's own
 SHARED = 0x80  # beside a codec: the body is a reference to shared memory
 
 
@@ -113,6 +120,8 @@ class Traffic:
 
 class FrameProtocol(asyncio.Protocol):
     """One end of a stream of frames; a subclass says what happens with each."""
+
+    most_bytes = MAX_FRAME_BYTES  # of a frame
 
     def __init__(self, traffic: Traffic | None = None) -> None:
         """What goes over it is added to `traffic`."""
@@ -186,8 +195,8 @@ class FrameProtocol(asyncio.Protocol):
             head: Head = _unpack_head(data, offset)
             length, names = head[0], head[3]
             key_size = names & _KEY_SIZE
-            if not _AFTER_LENGTH + key_size + (names >> 8) <= length <= MAX_FRAME_BYTES:
-                check_length(length, names)
+            if not _AFTER_LENGTH + key_size + (names >> 8) <= length <= self.most_bytes:
+                check_length(length, names, self.most_bytes)
             end = offset + 4 + length
             start = offset + _HEADER_BYTES
             key_end = start + key_size
@@ -283,13 +292,22 @@ def looks_whole(codec: int, split: int, body: bytes) -> bool:
     return body.startswith(b"{") and split <= len(body) and body[split - 1] == _CLOSING_BRACE
 
 
-def check_length(length: int, names: int) -> None:
+def check_length(length: int, names: int, most_bytes: int = MAX_FRAME_BYTES) -> None:
     """Refuse a header that no sound peer sends.
 
     Raises:
         FrameError: the frame is too long, or shorter than its own key and context.
     """
     key_size, context_size = sizes_of(names)
-    if not _AFTER_LENGTH + key_size + context_size <= length <= MAX_FRAME_BYTES:
+    if not _AFTER_LENGTH + key_size + context_size <= length <= most_bytes:
         msg = f"a frame of {length} bytes with a key of {key_size} and a context of {context_size}"
         raise FrameError(msg)
+
+
+def read_error(body: bytes) -> MLBuffetError:
+    """The error that the other end answered with."""
+    try:
+        answer = orjson.loads(body)
+        return from_code(str(answer["code"]), str(answer["message"]))
+    except (ValueError, KeyError, TypeError):
+        return MLBuffetError("the answer cannot be read")

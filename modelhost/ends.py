@@ -31,7 +31,7 @@ class Ends:
     def __init__(self, tracer: "Tracer | None", slow_s: float) -> None:
         self.steps = Histogram(Tally(), STEPS)  # as this process sees them
         self._tracer = tracer
-        self._slow_ns = int(slow_s * 1e9) or 1 << 62
+        self.slow_ns = int(slow_s * 1e9) or 1 << 62
         self.quarantined = 0  # times that a version was
         self.ended: Spreads = NO_SPREADS  # of runners that are no more
 
@@ -48,7 +48,7 @@ class Ends:
         """Tell whether more is to be told of a request that was answered than that it was."""
         return (
             not number & _MEASURED
-            or now_ns - waiting.arrived_ns > self._slow_ns
+            or now_ns - waiting.arrived_ns > self.slow_ns
             or (self._tracer is not None and b" " in waiting.context)
         )
 
@@ -64,7 +64,7 @@ class Ends:
         if not number & _MEASURED:
             for step in ("queue", "batch"):
                 self.steps.observe((spans[step][1] - spans[step][0]) / 1e9, step)
-        if now_ns - waiting.arrived_ns > self._slow_ns:
+        if now_ns - waiting.arrived_ns > self.slow_ns:
             took = {f"{step}_s": _seconds(later - earlier) for step, (earlier, later) in spans.items()}
             log.info("slow request", extra=_fields(waiting, manifest, now_ns) | took)
         self._trace(waiting, manifest, now_ns, spans)

@@ -16,6 +16,7 @@ from mlbuffet.index import ModelEntry
 from mlbuffet.manifest import Manifest
 from modelhost.ends import Ends
 from modelhost.keeper import Keeper
+from modelhost.lines import Lines, is_direct
 from modelhost.offenders import Offenders
 from modelhost.progress import Counts
 from modelhost.running import Runner
@@ -52,19 +53,20 @@ class HostedVersion:
         self.manifest = manifest
         self.state = "LOADING"
         self.error: MLBuffetError | None = None
-        self.used_at = time.monotonic()
+        self._asked_at = time.monotonic()
         self.failed_at = 0.0
         self.ends = ends
         self.ensure = ensure
         self.requests = RequestQueue(queue_limit)
         self.offenders = Offenders()
         self.statistics = Statistics()
+        self.lines = Lines()
         self._task = task
         self._supervisor = supervisor
         self._ceilings = ceilings
         self._changed = changed
         self._has_room = has_room
-        self._tuning: Tuning | None = None  # by the first runner of these settings
+        self.tuning: Tuning | None = None  # by the first runner of these settings
         self._keepers: list[Keeper] = []
         self._open: list[Keeper] = []  # whose runners take requests now
         self._leaving = False
@@ -81,8 +83,18 @@ class HostedVersion:
 
     @property
     def busy(self) -> int:
-        """Requests that wait or run."""
+        """Requests that wait or run; of those that came by lines nothing is known."""
         return len(self.requests)
+
+    @property
+    def requests_here(self) -> int:
+        """Requests that wait or run, with those that run and came by lines."""
+        return self.busy + sum(is_direct(number) for runner in self.living for number in runner.running)
+
+    @property
+    def used_at(self) -> float:
+        """When a request came last (monotonic)."""
+        return max(self._asked_at, self.counts.answered_at_ns / 1e9)
 
     @property
     def counts(self) -> Counts:
@@ -103,28 +115,13 @@ class HostedVersion:
         return len(self._open)
 
     @property
-    def pids(self) -> list[int]:
-        """The process ids of its runners."""
-        return [runner.child.pid for runner in self.living]
+    def offers_line(self) -> bool:
+        """Tell whether an inferrer may have a line to its runner."""
+        return self.state == "READY" and self.requests.is_long and self.lines.offered(len(self._keepers), self.tuning)
 
-    def describe(self) -> list[object]:
-        """State, error code, reason and how it is run, as the inferrers are told."""
-        code, reason = (self.error.code, self.error.message) if self.error else ("", "")
-        return [self.state, code, reason, self._serving()]
-
-    def _serving(self) -> dict[str, object]:
-        tuning = self._tuning
-        if tuning is None:
-            return {}
-        run = {"threads": tuning.threads, "batch_rows": tuning.batch_rows, "run_s": tuning.run_s}
-        return {"runners": self.runners, **run}
-
-    def show_statistics(self) -> dict[str, object]:
-        """What has become of its requests."""
-        clock_ms, now_ns = time.time_ns() // 1_000_000, time.monotonic_ns()
-        name = {"model": self.manifest.model, "version": self.manifest.version}
-        requests = self.requests
-        return name | self.statistics.describe(self.counts, requests.queued, requests.queued_ns, clock_ms, now_ns)
+    def open_line(self, link: FrameProtocol, fd: int) -> bool:
+        """Give an inferrer a line to the runner, if it may have one; the descriptor is let go of here."""
+        return self.lines.open(link, fd, self._open[0].runner if self.offers_line else None)
 
     async def settled(self) -> None:
         """Wait until it is loaded.
@@ -141,7 +138,7 @@ class HostedVersion:
     def submit(self, waiting: Waiting) -> None:
         """Take a request; it is answered later, or at once when it cannot be taken."""
         now_ns, requests = waiting.arrived_ns, self.requests
-        self.used_at = now_ns / 1e9
+        self._asked_at = now_ns / 1e9
         refusal = self.error or requests.refusal(waiting, now_ns)
         if self._leaving:
             refusal = NotLoadedError("the version is being unloaded here")
@@ -166,7 +163,7 @@ class HostedVersion:
 
     def _offence(self, waiting: Waiting) -> MLBuffetError | None:
         """What is to be said to a request that has ended a runner not long ago."""
-        refused_s = self.offenders.refused_s(waiting.codec, waiting.content, self.used_at)
+        refused_s = self.offenders.refused_s(waiting.codec, waiting.content, self._asked_at)
         if not refused_s:
             return None
         return ModelCrashedError(
@@ -183,10 +180,12 @@ class HostedVersion:
 
     def cancel(self, link: FrameProtocol, frame_id: int) -> None:
         """Drop a request whose client is gone."""
+        self.lines.call_off(link, frame_id, time.monotonic_ns())
         self._call_off(lambda waiting: waiting.frame_id == frame_id and waiting.link is link)
 
     def cancel_link(self, link: FrameProtocol) -> None:
         """Drop all requests of an inferrer that is gone."""
+        self.lines.forget(link, time.monotonic_ns())
         self._call_off(lambda waiting: waiting.link is link)
 
     def _call_off(self, is_gone: Callable[[Waiting], bool]) -> None:
@@ -239,7 +238,7 @@ class HostedVersion:
         """Send requests to a runner that has loaded."""
         self._open.append(keeper)
         if keeper.found is not None and not keeper.former:
-            self._tuning, keeper.found = keeper.found, None
+            self.tuning, keeper.found = keeper.found, None
         if not keeper.former:
             self._grow()
         self._resize()
@@ -251,9 +250,9 @@ class HostedVersion:
 
     def _grow(self) -> None:
         """Start the next runner that there should be, and let one of the former settings go for each that has come."""
-        if self._leaving or self._tuning is None:
+        if self._leaving or self.tuning is None:
             return
-        tuning, former = self._tuning, [keeper for keeper in self._keepers if keeper.former and not keeper.leaving]
+        tuning, former = self.tuning, [keeper for keeper in self._keepers if keeper.former and not keeper.leaving]
         wanted = runners_for(self.manifest.serving, self._ceilings, tuning.threads, tuning.run_s)
         current = sum(not keeper.former for keeper in self._keepers)
         coming = sum(not keeper.former and keeper.runner is None for keeper in self._keepers)
@@ -265,7 +264,7 @@ class HostedVersion:
 
     def _resize(self) -> None:
         """The number of runners that take requests is another."""
-        self.requests.serve_with(len(self._open), self._tuning.batch_rows if self._tuning else 1)
+        self.requests.serve_with(len(self._open), self.tuning.batch_rows if self.tuning else 1)
         self._changed()
 
     def lost(self, keeper: Keeper) -> None:
@@ -285,6 +284,7 @@ class HostedVersion:
     def left(self, keeper: Keeper, state: str, error: MLBuffetError | None) -> None:
         """Go on with the other runners; without one it is out of service until it is loaded anew on purpose."""
         self._keepers.remove(keeper)
+        self._changed()
         self.requests.release(keeper.hand)
         if error is not None:
             log.error("version not loaded", extra=self._fields(code=error.code, why=error.message))
@@ -309,7 +309,7 @@ class HostedVersion:
         self._leaving = True
         self.state = "UNLOADING"
         self._changed()
-        while self.busy and any(keeper.runner is not None for keeper in self._keepers):
+        while self.requests_here and any(keeper.runner is not None for keeper in self._keepers):
             await asyncio.sleep(0.005)
         for keeper in list(self._keepers):
             await keeper.end()

@@ -16,6 +16,7 @@ from mlbuffet.manifest import Manifest, read_key
 from modelhost.ends import Ends
 from modelhost.hosting import HostedVersion
 from modelhost.settings import ModelhostSettings
+from modelhost.showing import describe
 from modelhost.stores import UNKNOWN, Store
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import RunnerTask
@@ -58,7 +59,7 @@ class Inventory:
 
     def states(self) -> dict[str, list[object]]:
         """What the inferrers are told of each version."""
-        return {key.decode(): version.describe() for key, version in self.hosted.items()}
+        return {key.decode(): describe(version) for key, version in self.hosted.items()}
 
     def find(self, key: bytes) -> HostedVersion:
         """The version that a request names, loaded on first use.
@@ -195,8 +196,10 @@ class Inventory:
             await asyncio.sleep(_SWEEP_S)
             now_ns = time.monotonic_ns()
             for number, version in enumerate(list(self.hosted.values()), turn):
-                if version.busy:
+                if version.busy or version.lines.watched(now_ns):
                     version.expire(now_ns)
+                if version.lines.lifted(now_ns / 1e9):
+                    self._changed()
                 # Some at a time: it takes a while for each. One that rests does not grow.
                 if number % _WATCH_EVERY == 0 and (version.busy or now_ns - version.used_at * 1e9 < _RESTS_NS):
                     version.watch_memory()

@@ -8,11 +8,11 @@ and replaced.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from mlbuffet.channel import SHARED, Kind
+from mlbuffet.channel import SHARED, Kind, read_error
 from mlbuffet.chassis.context import read_context
 from mlbuffet.errors import (
     DeadlineExceededError,
@@ -24,12 +24,13 @@ from mlbuffet.errors import (
 from mlbuffet.manifest import Manifest
 from modelhost.blame import Verdict, judge, reason_of
 from modelhost.ends import Ends
+from modelhost.lines import Lines, is_direct
 from modelhost.offenders import Offenders
 from modelhost.running import Runner, start_runner
 from modelhost.statistics import Statistics
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import RunnerTask, Tuning
-from modelhost.waiting import Hand, RequestQueue, Waiting, read_error
+from modelhost.waiting import Hand, RequestQueue, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Owner(Protocol):
     offenders: Offenders
     statistics: Statistics
     ends: Ends
+    lines: Lines
     ensure: Callable[[], Awaitable[None]]  # returns when the file to run is there
 
     def came(self, keeper: "Keeper") -> None:
@@ -145,25 +147,36 @@ class Keeper:
 
     def expire(self, now_ns: int) -> None:
         """Stop what is overdue or nobody waits for any more, and kill what does not stop."""
-        runner = self.runner
-        if runner is None or not self.hand.count:
+        runner, lines = self.runner, self._owner.lines
+        if runner is None or not (self.hand.count or lines.watched(now_ns)):
             return
-        batch = self._running(runner)
-        unwanted = bool(batch) and all(waiting.abandoned for waiting in batch.values())
+        running = runner.running
+        batch = self._running(running)
+        # A line's request is wanted until its inferrer says otherwise, which it does at the deadline too.
+        direct = {number: lines.unwanted_since(number, now_ns) for number in running if is_direct(number)}
+        unwanted = bool(running) and None not in direct.values() and all(item.abandoned for item in batch.values())
+        ids = [read_context(item.context)[0] for item in batch.values()]
         for number, waiting in batch.items():
             if waiting.deadline_ns >= now_ns and not unwanted:
                 continue
             if not waiting.stopped:
                 waiting.stopped = True
                 runner.stop(number)
-            elif waiting.deadline_ns + _GRACE_NS < now_ns and not runner.child.killed:
-                ids = [read_context(item.context)[0] for item in batch.values()]
-                log.warning("runner killed", extra=self._fields(why="it did not stop at the deadline", of=ids))
-                runner.child.kill()
+            elif waiting.deadline_ns + _GRACE_NS < now_ns:
+                self._kill(runner, ids)
+        for number, since_ns in direct.items() if unwanted else ():
+            runner.stop(number)
+            if since_ns is not None and since_ns + _GRACE_NS < now_ns:
+                self._kill(runner, ids)
 
-    def _running(self, runner: Runner) -> dict[int, Waiting]:
-        """The requests that it runs together now, by their numbers."""
-        running = ((number, self._owner.requests.ahead(number)) for number in runner.running)
+    def _kill(self, runner: Runner, ids: list[str]) -> None:
+        if not runner.child.killed:
+            log.warning("runner killed", extra=self._fields(why="it did not stop at the deadline", of=ids))
+            runner.child.kill()
+
+    def _running(self, numbers: Iterable[int]) -> dict[int, Waiting]:
+        """Those of the requests that it runs together now that came through here, by their numbers."""
+        running = ((number, self._owner.requests.ahead(number)) for number in numbers)
         return {number: waiting for number, waiting in running if waiting is not None}
 
     # The runner's life ----------------------------------------------------------------------------------------------
@@ -206,6 +219,7 @@ class Keeper:
         statistics = self._owner.statistics
         statistics.ended = statistics.ended.plus(runner.counts)
         self._owner.ends.runner_ended(runner.spreads)
+        self._owner.lines.ended(runner)
 
     async def _keep_safely(self) -> None:
         """Whatever goes wrong with this version is known and stays its own."""
@@ -264,22 +278,23 @@ class Keeper:
     def _ended(self, runner: Runner, status: int) -> bool:
         """Settle what the runner had; returns whether it died without a request to blame."""
         self.runner = None
-        ahead = self._owner.requests.take_back(self.hand)
-        batch = [number for number in runner.running if number in ahead]
-        reason = reason_of(status, killed=runner.child.killed, retiring=runner.retiring, idle=not batch)
+        ahead, running = self._owner.requests.take_back(self.hand), runner.running
+        batch = [number for number in running if number in ahead]
+        reason = reason_of(status, killed=runner.child.killed, retiring=runner.retiring, idle=not running)
         self._settle_counts(runner)
         runner.close()
         if reason != "memory":
+            self._owner.lines.bar(time.monotonic())
             ids = [read_context(ahead[number].context)[0] for number in batch]
-            log.error("runner died", extra=self._fields(status=status, reason=reason, running=len(batch), of=ids))
+            log.error("runner died", extra=self._fields(status=status, reason=reason, running=len(running), of=ids))
         if not self.leaving:
             self._owner.statistics.restarts[reason] += 1
         for number in batch:
-            if not self._runs_again(ahead[number], reason, was_alone=len(batch) == 1):
+            if not self._runs_again(ahead[number], reason, was_alone=len(running) == 1):
                 del ahead[number]
         self._owner.requests.put_back(ahead.values())
         self._owner.lost(self)
-        return not batch and reason != "memory"
+        return not running and reason != "memory"
 
     def _runs_again(self, waiting: Waiting, reason: str, *, was_alone: bool) -> bool:
         """Answer a request whose runner ended, unless it is to be run once more."""

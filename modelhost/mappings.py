@@ -14,6 +14,7 @@ class Mappings:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._views: dict[int, memoryview] = {}
+        self._lines: dict[int, int] = {}
         self._largest_bytes = 0
 
     def body(self, reference: memoryview) -> memoryview:
@@ -27,12 +28,24 @@ class Mappings:
             self._receive()
         return self._views[number][offset : offset + size]
 
+    def line(self, number: int) -> int | None:
+        """The descriptor of a line that was handed over; None when it did not come."""
+        try:
+            while number not in self._lines:
+                self._receive()
+        except MLBuffetError:
+            return None
+        return self._lines.pop(number)
+
     def _receive(self) -> None:
         """Map the next segment: each is handed over before the first request that refers to it."""
         try:
             handed = take_over(self._sock)
             if handed is None:
                 raise EOFError
+            if not handed.size:
+                self._lines[handed.number] = handed.fd
+                return
             try:
                 self._views[handed.number] = map_segment(handed.fd, handed.size)
             finally:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 MOST_ROWS = 1024  # that may run together: the page has room for so many requests
-_COUNTS = struct.Struct("<5Q")
-_COUNT, _FIRST = 40, 48
+_COUNTS = struct.Struct("<8Q")
+_COUNT, _FIRST = 64, 72
 _SPREADS = _FIRST + 8 * MOST_ROWS  # where distributions begin
 _NUMBER = struct.Struct("<Q")
 _TWO = struct.Struct("<QQ")
@@ -43,10 +43,14 @@ class Counts(NamedTuple):
     decode_ns: int = 0
     run_ns: int = 0
     encode_ns: int = 0
+    direct: int = 0  # requests that came by lines and were answered, and how long that took
+    direct_ns: int = 0
+    answered_at_ns: int = 0  # when one was last
 
     def plus(self, other: Self) -> "Counts":
         """The sum with another runner's."""
-        return Counts(*map(sum, zip(self, other, strict=True)))
+        total = Counts(*map(sum, zip(self, other, strict=True)))
+        return total._replace(answered_at_ns=max(self.answered_at_ns, other.answered_at_ns))
 
 
 class Progress:
@@ -72,8 +76,8 @@ class Progress:
         struct.pack_into(f"<{len(numbers)}Q", self._page, _FIRST, *numbers)
         _NUMBER.pack_into(self._page, _COUNT, len(numbers))
 
-    def rest(self, *counts: int) -> None:
-        """Say that nothing runs now, and what has been done so far, in the order of `Counts`."""
+    def rest(self, counts: Counts) -> None:
+        """Say that nothing runs now, and what has been done so far."""
         _COUNTS.pack_into(self._page, 0, *counts)
         _NUMBER.pack_into(self._page, _COUNT, 0)
 

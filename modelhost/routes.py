@@ -4,6 +4,7 @@ from flask import Blueprint, Response
 
 from mlbuffet.chassis.web import answer
 from modelhost.inventory import Inventory
+from modelhost.showing import pids, predictions
 
 
 def modelhost_routes(host_id: str, inventory: Inventory) -> Blueprint:
@@ -20,11 +21,11 @@ def modelhost_routes(host_id: str, inventory: Inventory) -> Blueprint:
                 "state": version.state,
                 "reason": version.error.message if version.error else "",
                 "memory_bytes": version.memory_bytes,
-                "waiting": version.busy,
-                "predictions": version.requests.given,
+                "waiting": version.requests_here,
+                "predictions": predictions(version),
                 "restarts": version.statistics.restarts.total(),
-                "pid": next(iter(version.pids), 0),
-                "pids": version.pids,
+                "pid": next(iter(pids(version)), 0),
+                "pids": pids(version),
             }
             for version in list(inventory.hosted.values())
         ]

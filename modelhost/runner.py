@@ -17,22 +17,24 @@ from typing import Any
 import numpy as np
 import orjson
 
-from mlbuffet.blocking import FrameReader
-from mlbuffet.channel import Codec, Kind, encode_frame
+from mlbuffet.blocking import Frame
+from mlbuffet.channel import Kind
 from mlbuffet.chassis.process import open_memory, own_memory_bytes, set_name, settle_memory
-from mlbuffet.errors import DeadlineExceededError, MLBuffetError, ResourceLimitError
+from mlbuffet.errors import DeadlineExceededError, MLBuffetError
+from modelhost.answers import HOLD_NS, Answers
 from modelhost.batching import batches
 from modelhost.codecs.request import Answer, Array, Served
 from modelhost.decoding import TOO_LATE, Job, Requests
+from modelhost.inbox import Inbox
 from modelhost.mappings import Mappings
-from modelhost.progress import RAN, Progress
-from modelhost.runtimes.onnx import TOO_MUCH, OnnxModel, Terminated, read_verified
+from modelhost.progress import RAN, Counts, Progress
+from modelhost.runtimes.onnx import OnnxModel, Terminated, read_verified
 from modelhost.sandbox.confine import limit, seal
 from modelhost.tasks import STOP, RunnerTask
 from modelhost.warmup import warm_up
 
-_REPLY, _RELEASE = Kind.REPLY.value, Kind.RELEASE.value
-_HOLD_NS = 1_000_000  # answers wait at most this long for others to leave with
+_RELEASE = Kind.RELEASE.value
+_ORDERS = frozenset({_RELEASE, Kind.LINE.value})
 
 
 def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, segments: socket.socket, page: int) -> None:
@@ -41,7 +43,8 @@ def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, segments:
     limit(cpu_s=None, memory_bytes=task.memory_bytes)
     # Values beyond a datatype's range are errors, not infinities.
     np.seterr(over="raise", invalid="raise", divide="raise")
-    answers = Answers(frames)
+    inbox = Inbox(frames)
+    answers = Answers(frames, inbox)
     try:
         data = read_verified(Path(task.path), task.digest)
         # What is opened and mapped here is all that there will be.
@@ -55,7 +58,7 @@ def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, segments:
         return
     settle_memory()
     served = Served(task.name, task.version, model.signature)
-    runner = Runner(model, served, progress, frames, Mappings(segments), tuning.batch_rows)
+    runner = Runner(model, served, progress, inbox, answers, Mappings(segments), tuning.batch_rows)
     threading.Thread(target=runner.obey, args=(stops,), daemon=True).start()
     with memory:
         loaded = {"memory_bytes": own_memory_bytes(memory), "warning": warning, "tuning": asdict(tuning)}
@@ -67,63 +70,29 @@ def run(task: RunnerTask, frames: socket.socket, stops: socket.socket, segments:
         os._exit(0)  # the supervisor is gone or has let go; threads of the runtime are not worth waiting for
 
 
-class Answers:
-    """Answers that leave in one write; none waits long for others."""
-
-    def __init__(self, frames: socket.socket) -> None:
-        self._frames = frames
-        self._held: list[bytes | memoryview] = []
-        self.since_ns = 0  # when those that are held began to wait
-
-    def add(self, number: int, answer: Answer, ran: bytes = b"") -> None:
-        """Add an answer; `ran` is when its run began and ended."""
-        pieces, split = answer
-        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        self._held.append(encode_frame(_REPLY, 0, split, b"", number, 0, size, ran))
-        self._held += pieces
-
-    def refuse(self, number: int, error: Exception) -> None:
-        """Add an error; what nobody foresaw is told by its type."""
-        if isinstance(error, MemoryError):
-            error = ResourceLimitError(TOO_MUCH)
-        elif not isinstance(error, MLBuffetError):
-            error = MLBuffetError(f"the request could not be handled ({type(error).__name__})")
-        body = orjson.dumps({"code": error.code, "message": error.message})
-        self._held.append(encode_frame(Kind.ERROR, Codec.NONE, 0, b"", number, 0, len(body)) + body)
-
-    def leave_if_due(self) -> None:
-        """Send what is here unless it was only just made."""
-        if self._held and time.monotonic_ns() - self.since_ns > _HOLD_NS:
-            self.leave()
-            self.since_ns = time.monotonic_ns()
-
-    def leave(self) -> None:
-        """Send what is here."""
-        self._frames.sendall(b"".join(self._held))
-        self._held.clear()
-
-
 class Runner:
     """One loaded model and the loop around it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it has from its start on
         self,
         model: OnnxModel,
         served: Served,
         progress: Progress,
-        frames: socket.socket,
+        inbox: Inbox,
+        answers: Answers,
         mappings: Mappings,
         rows: int,
     ) -> None:
         """`rows` is how many run together at most."""
         self._model = model
         self._progress = progress
-        self._reader = FrameReader(frames)
-        self._answers = Answers(frames)
+        self._inbox = inbox
+        self._answers = answers
         self._mappings = mappings
         self._requests = Requests(served, progress, mappings, self._answers.refuse)
         self._most_rows = rows
         self._batches = self._rows = self._decode_ns = self._run_ns = self._encode_ns = 0
+        self._direct = self._direct_ns = self._answered_at_ns = 0
         self._ran_ns = 0  # when the last run ended
         self._ran = b""  # when it began and ended
         self._running: Sequence[int] = ()
@@ -137,21 +106,39 @@ class Runner:
         """
         requests = self._requests
         while True:
-            frames = self._reader.read()
+            frames = self._inbox.read()
             began_ns = self._answers.since_ns = now_ns = time.monotonic_ns()
             for frame in frames:
-                if frame[0] == _RELEASE:
-                    self._mappings.release(frame[3])
+                if frame[0] in _ORDERS:
+                    self._obey_frame(frame)
                     continue
                 if requests.count:
                     now_ns = time.monotonic_ns()
-                    if requests.count >= self._most_rows or now_ns - began_ns > _HOLD_NS:
+                    if requests.count >= self._most_rows or now_ns - began_ns > HOLD_NS:
                         self._run_all(began_ns)
                         began_ns = now_ns = time.monotonic_ns()
                 requests.take(frame, now_ns, together=self._most_rows > 1)
             self._run_all(began_ns)
-            self._progress.rest(self._batches, self._rows, self._decode_ns, self._run_ns, self._encode_ns)
+            self._progress.rest(self._counts())
             self._answers.leave()
+
+    def _obey_frame(self, frame: Frame) -> None:
+        """Let go of shared memory, or take a line."""
+        kind, _, _, number, _, _ = frame
+        if kind == _RELEASE:
+            self._mappings.release(number)
+        elif (fd := self._mappings.line(number)) is not None:
+            self._inbox.open(number, fd)
+
+    def _counts(self) -> Counts:
+        """What it has done; of what lines were answered the modelhost hears nothing else."""
+        direct = self._answers.direct()
+        if direct:
+            self._answered_at_ns = time.monotonic_ns()
+            self._direct += direct
+            self._direct_ns += direct * (self._answered_at_ns - self._answers.since_ns)
+        done = self._batches, self._rows, self._decode_ns, self._run_ns, self._encode_ns
+        return Counts(*done, self._direct, self._direct_ns, self._answered_at_ns)
 
     def _run_all(self, began_ns: int) -> None:
         """Run and answer all that was taken since `began_ns`, those together that fit."""

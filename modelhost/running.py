@@ -71,6 +71,13 @@ class Runner:
         segment.holders.add(self)
         return True
 
+    def take_line(self, number: int, fd: int) -> bool:
+        """Hand it an inferrer's line; tells whether that could be done."""
+        if self.retiring or not hand_over(self._segments, number, 0, fd):
+            return False
+        self.link.send(Kind.LINE, 0, 0, b"", number, 0, b"")
+        return True
+
     def release(self, number: int) -> None:
         """Tell it that a segment is no more."""
         self.link.send(Kind.RELEASE, 0, 0, b"", number, 0, b"")

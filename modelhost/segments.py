@@ -63,6 +63,7 @@ class Segments:
         self._loop = asyncio.get_running_loop()
         self._path = Path(side_path(channel_path))
         self._segments: dict[int, Segment] = {}
+        self._lines: dict[int, int] = {}  # descriptors of connections, until a frame says what they are for
         self._inferrers: dict[socket.socket, set[int]] = {}  # which numbers each has given
         self._listener = _listen(self._path) if channel_path else None
         if self._listener is not None:
@@ -85,6 +86,12 @@ class Segments:
             msg = "a reference to memory that was not handed over"
             raise FrameError(msg)
         return SharedBody(segment, offset, size)
+
+    def line(self, number: int) -> int | None:
+        """The descriptor of a connection, to be closed by who asks; None when it was not handed over here."""
+        if number not in self._lines:
+            self._catch_up()
+        return self._lines.pop(number, None)
 
     def release(self, number: int) -> None:
         """Let go of a segment that its inferrer uses no more."""
@@ -137,6 +144,10 @@ class Segments:
                 self._drop(sock)
                 return
             number, size, fd = handed
+            if not size and number not in self._lines:
+                self._lines[number] = fd
+                self._inferrers[sock].add(number)
+                continue
             if number in self._segments or not is_sound(fd, size):
                 os.close(fd)
                 log.warning("segment not taken", extra={"why": "it is not sealed, or not new"})
@@ -149,7 +160,10 @@ class Segments:
         """Let go of an inferrer and of what it has given."""
         self._loop.remove_reader(sock)
         for number in self._inferrers.pop(sock):
-            self._segments.pop(number).close()
+            if number in self._segments:
+                self._segments.pop(number).close()
+            elif number in self._lines:
+                os.close(self._lines.pop(number))
         sock.close()
 
 

@@ -9,21 +9,23 @@ from typing import Any
 import orjson
 
 from mlbuffet.certificates import INFERRER, has_role, roles_of
-from mlbuffet.channel import SHARED, FrameProtocol, Head, Kind, Traffic
+from mlbuffet.channel import SHARED, FrameProtocol, Head, Kind, Traffic, read_error
 from mlbuffet.chassis.context import log_fields
 from mlbuffet.errors import InvalidModelError, MLBuffetError, NotFoundError
 from mlbuffet.manifest import Manifest
 from modelhost.inventory import Inventory
 from modelhost.mirror import Mirror
+from modelhost.progress import RAN
 from modelhost.segments import Segments
+from modelhost.showing import show_statistics
 from modelhost.stores import Store
 from modelhost.supervisor import Supervisor
 from modelhost.tasks import CHECK_S, CheckTask
-from modelhost.waiting import Waiting, read_error, send_error
+from modelhost.waiting import Waiting, send_error
 
 log = logging.getLogger(__name__)
 
-_PREDICT = Kind.PREDICT.value  # a plain number: looked at with each request
+_PREDICT, _PREDICT_ALONE = Kind.PREDICT.value, Kind.PREDICT_ALONE.value  # plain numbers: looked at with each request
 _SILENT_S = 15.0
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -87,9 +89,8 @@ class ChannelServer:
     def state(self) -> bytes:
         """This modelhost's word on itself."""
         inventory, is_mirror = self.inventory, self.mirror is not None
-        return orjson.dumps(
-            {"id": self.id, "ready": inventory.ready, "mirror": is_mirror, "versions": inventory.states()}
-        )
+        told = {"id": self.id, "ready": inventory.ready, "mirror": is_mirror, "versions": inventory.states()}
+        return orjson.dumps(told | {"slow_ns": inventory.ends.slow_ns})
 
     @property
     def noted(self) -> bool:
@@ -99,7 +100,7 @@ class ChannelServer:
     @property
     def unfinished(self) -> bool:
         """Tell whether predictions or calls are under way, or answers not sent yet."""
-        busy = any(version.busy for version in self.inventory.hosted.values())
+        busy = any(version.requests_here for version in self.inventory.hosted.values())
         return busy or bool(self._tasks) or any(link.unsent for link in self.links)
 
     async def watch(self) -> None:
@@ -110,6 +111,20 @@ class ChannelServer:
                 if link.heard_at < self._loop.time() - _SILENT_S:
                     log.warning("inferrer dropped", extra={"why": f"silent for {_SILENT_S:g} s"})
                     link.close()
+
+    def open_line(self, link: "InferrerLink", key: bytes, number: int) -> None:
+        """Give an inferrer a line to a version's runner, if it may have one; tells it."""
+        version, fd = self.inventory.hosted.get(key), self.segments.line(number)
+        taken = fd is not None and version is not None and version.open_line(link, fd)
+        link.send(Kind.LINE, 0, int(taken), key, number, 0, b"")
+
+    def told(self, key: bytes, waiting: Waiting, now_ns: int, body: bytes) -> None:
+        """Record a request that was answered by a line at `now_ns`, if it was slow."""
+        version, took_ns, ran = self.inventory.hosted.get(key), int.from_bytes(body[:8], "little"), body[8:]
+        if version is not None and len(ran) == RAN.size:
+            # By its runner's count: the way there is not in it.
+            waiting.arrived_ns = waiting.given_ns = min(now_ns - took_ns, RAN.unpack(ran)[0])
+            version.ends.answered(waiting, version.manifest, waiting.frame_id, now_ns, ran)
 
     def call(self, link: "InferrerLink", frame_id: int, operation: str, body: bytes, context: bytes) -> None:
         """Carry out a call; its answer goes back when it is done."""
@@ -164,7 +179,7 @@ class ChannelServer:
         model, version = arguments.get("model"), arguments.get("version")
         hosted = self.inventory.hosted.values()
         asked = (item for item in hosted if model in {None, item.manifest.model})
-        return {"versions": [item.show_statistics() for item in asked if version in {None, item.manifest.version}]}
+        return {"versions": [show_statistics(item) for item in asked if version in {None, item.manifest.version}]}
 
 
 class InferrerLink(FrameProtocol):
@@ -208,9 +223,10 @@ class InferrerLink(FrameProtocol):
     def frame_received(self, head: Head, key: bytes, body: bytes) -> None:
         """Give a prediction to its version, a call to its operation; answer a sign of life with one."""
         _, kind, codec, _, split, frame_id, time_ns = head
-        if kind == _PREDICT:
+        if kind in {_PREDICT, _PREDICT_ALONE}:
             now_ns = time.monotonic_ns()
             waiting = Waiting(self, frame_id, codec, split, now_ns, now_ns + time_ns, body, self.context)
+            waiting.alone = kind == _PREDICT_ALONE
             if codec & SHARED:
                 waiting.codec, waiting.shared = codec ^ SHARED, self._server.segments.find(body)
             try:
@@ -223,12 +239,14 @@ class InferrerLink(FrameProtocol):
             self.heard_at = self._loop.time()
             self.noted = split
             self.send(Kind.PONG, 0, 0, b"", frame_id, time_ns, b"")
-        elif kind == Kind.RELEASE:
-            self._server.segments.release(frame_id)
         elif kind == Kind.CANCEL:
             version = self._server.inventory.hosted.get(key)
             if version is not None:
                 version.cancel(self, frame_id)
+        elif kind == Kind.LINE:
+            self._server.open_line(self, key, frame_id)
+        elif kind == Kind.TOLD:
+            self._server.told(key, Waiting(self, frame_id, codec, split, 0, 0, b"", self.context), time_ns, body)
         else:
             self._take_answer(kind, split, frame_id, body)
 
@@ -251,7 +269,10 @@ class InferrerLink(FrameProtocol):
         return future
 
     def _take_answer(self, kind: int, split: int, number: int, body: bytes) -> None:
-        """Take what a mirror has asked for; anything else is let pass."""
+        """Take what a mirror has asked for, or let go of memory; anything else is let pass."""
+        if kind == Kind.RELEASE:
+            self._server.segments.release(number)
+            return
         if kind == Kind.INDEX and self._server.mirror is not None:
             self._server.mirror.told(self, body, whole=split == 1)
             return

@@ -31,15 +31,17 @@ class Statistics:
 
         `counts` are those of all runners, and `queued` requests have waited `queued_ns` for one.
         """
-        last_ms = clock_ms - (now_ns - self.answered_at_ns) // 1_000_000 if self.answered_at_ns else 0
+        answered_at_ns = max(self.answered_at_ns, counts.answered_at_ns)
+        last_ms = clock_ms - (now_ns - answered_at_ns) // 1_000_000 if answered_at_ns else 0
+        succeeded = self.succeeded + counts.direct
         return {
             "inference_count": counts.rows,
             "execution_count": counts.batches,
             "last_inference_ms": last_ms,
-            "success": {"count": self.succeeded, "ns": self.succeeded_ns},
+            "success": {"count": succeeded, "ns": self.succeeded_ns + counts.direct_ns},
             "fail": {"count": self.failed, "ns": self.failed_ns},
-            "queue": {"count": queued, "ns": queued_ns},
-            "compute_input": {"count": self.succeeded, "ns": counts.decode_ns},
-            "compute_infer": {"count": self.succeeded, "ns": counts.run_ns},
-            "compute_output": {"count": self.succeeded, "ns": counts.encode_ns},
+            "queue": {"count": queued + counts.direct, "ns": queued_ns},
+            "compute_input": {"count": succeeded, "ns": counts.decode_ns},
+            "compute_infer": {"count": succeeded, "ns": counts.run_ns},
+            "compute_output": {"count": succeeded, "ns": counts.encode_ns},
         }

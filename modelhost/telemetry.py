@@ -12,6 +12,7 @@ from modelhost.ends import STEPS
 from modelhost.inventory import Inventory
 from modelhost.progress import ROWS, SPREADS
 from modelhost.server import ChannelServer
+from modelhost.showing import predictions
 
 _PATIENCE_S = 5.0
 _VERSION = ("model", "version")
@@ -51,7 +52,7 @@ class VersionMetrics(_OnLoop):
         ready = GaugeMetricFamily("modelhost_version_ready", "1 when loaded", labels=_VERSION)
         quarantined = GaugeMetricFamily("modelhost_version_quarantined", "1 when loading kills", labels=_VERSION)
         corrupt = GaugeMetricFamily("modelhost_version_corrupt", "1 when the file lost its digest", labels=_VERSION)
-        predictions = CounterMetricFamily("modelhost_version_predictions", "Requests given to it", labels=_VERSION)
+        given = CounterMetricFamily("modelhost_version_predictions", "Requests given to it", labels=_VERSION)
         batches = CounterMetricFamily("modelhost_version_batches", "Runs of the model", labels=_VERSION)
         runners = GaugeMetricFamily("modelhost_version_runners", "Runners that take requests", labels=_VERSION)
         steps = CounterMetricFamily("modelhost_version_step_seconds", "Time of requests", labels=(*_VERSION, "step"))
@@ -61,12 +62,12 @@ class VersionMetrics(_OnLoop):
         for version in list(self._inventory.hosted.values()):
             labels = (version.manifest.model, str(version.manifest.version))
             memory.add_metric(labels, version.memory_bytes)
-            waiting.add_metric(labels, version.busy)
+            waiting.add_metric(labels, version.requests_here)
             ready.add_metric(labels, version.state == "READY")
             quarantined.add_metric(labels, version.state == "QUARANTINED")
             corrupt.add_metric(labels, version.error is not None and version.error.code == "MODEL_CORRUPT")
-            predictions.add_metric(labels, version.requests.given)
             counts = version.counts
+            given.add_metric(labels, predictions(version))
             batches.add_metric(labels, counts.batches)
             runners.add_metric(labels, version.runners)
             for step, spent_ns in (
@@ -83,7 +84,7 @@ class VersionMetrics(_OnLoop):
                 refused.add_metric((*labels, code), count)
             for number, runner in enumerate(version.living, start=1):
                 each.add_metric((*labels, str(number)), runner.memory_bytes)
-        versions = (memory, waiting, ready, quarantined, corrupt, predictions, batches, runners, each)
+        versions = (memory, waiting, ready, quarantined, corrupt, given, batches, runners, each)
         return (*versions, steps, restarts, refused)
 
 

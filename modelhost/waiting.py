@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import orjson
 
 from mlbuffet.channel import FrameProtocol, Kind
-from mlbuffet.errors import MLBuffetError, QueueFullError, from_code
+from mlbuffet.errors import MLBuffetError, QueueFullError
 from modelhost.segments import SharedBody
 
 _MOST_AHEAD, _BATCHES_AHEAD = 64, 2
@@ -88,15 +88,6 @@ class Waiting:
         send_error(self.link, self.frame_id, error)
 
 
-def read_error(body: bytes) -> MLBuffetError:
-    """The error that the other end answered with."""
-    try:
-        answer = orjson.loads(body)
-        return from_code(str(answer["code"]), str(answer["message"]))
-    except (ValueError, KeyError, TypeError):
-        return MLBuffetError("the answer cannot be read")
-
-
 def send_error(link: FrameProtocol, frame_id: int, error: MLBuffetError) -> None:
     """Answer a frame with an error."""
     body = orjson.dumps({"code": error.code, "message": error.message})
@@ -122,6 +113,11 @@ class RequestQueue:
         self.given = 0  # the number of the request that was given to a runner last
         self.queued = 0  # requests that were given to a runner, and for how long they had waited all together
         self.queued_ns = 0
+
+    @property
+    def is_long(self) -> bool:
+        """Tell whether so many may wait that it matters little whether all who do are counted here."""
+        return self._most >= _MOST_AHEAD
 
     def __len__(self) -> int:
         """Requests that wait or run."""

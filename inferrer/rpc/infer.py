@@ -4,7 +4,7 @@ import asyncio
 
 from google.protobuf.message import DecodeError
 
-from inferrer.replica import Call
+from inferrer.call import Call
 from inferrer.rpc.calls import RpcCall
 from inferrer.services import Services
 from mlbuffet.channel import Codec, Payload

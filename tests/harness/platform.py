@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -209,6 +210,12 @@ class RunningPlatform:
         """Predict by JSON."""
         url, headers = f"{self.path(name)}/prediction", self.headers(**headers)
         return requests.post(url, json={"values": values}, headers=headers, timeout=60)
+
+    def metric(self, pattern: str) -> float:
+        """A number among the inferrer's metrics, by a pattern for its name and labels; 0 where it is not there yet."""
+        text = requests.get(f"{self.url}/metrics", timeout=10).text
+        found = re.search(rf"^{pattern} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0
 
     def names(self) -> list[str]:
         """The models there are."""

@@ -3,7 +3,6 @@
 The seed cached always, and answered for models that were deleted.
 """
 
-import re
 import struct
 import time
 from collections.abc import Iterator
@@ -92,12 +91,6 @@ def hits(answers: list[requests.Response]) -> int:
     return sum(answer.headers.get("X-Cache") == "HIT" for answer in answers)
 
 
-def metric(platform: RunningPlatform, pattern: str) -> float:
-    text = requests.get(f"{platform.url}/metrics", timeout=10).text
-    found = re.search(rf"^{pattern} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0
-
-
 def test_off_unless_asked_for(platform: RunningPlatform) -> None:
     upload(platform, "plain", constant(3), cache=False)
     assert hits(ask_all(platform, "plain")) == 0
@@ -106,7 +99,7 @@ def test_off_unless_asked_for(platform: RunningPlatform) -> None:
 
 def test_repetitions_are_answered_from_the_cache(platform: RunningPlatform) -> None:
     upload(platform, "seven", constant(7))
-    before = {name: metric(platform, rf'prediction_cache_{name}_total{{model="seven"}}') for name in ("hits", "misses")}
+    before = {name: platform.metric(rf'prediction_cache_{name}_total{{model="seven"}}') for name in ("hits", "misses")}
     answers = ask_all(platform, "seven")
     assert {answer.text for answer in answers} == {answers[0].text}
     assert answers[0].json()["values"] == [[7]]
@@ -114,10 +107,10 @@ def test_repetitions_are_answered_from_the_cache(platform: RunningPlatform) -> N
     assert {answer.headers["X-Model-Version"] for answer in answers} == {"1"}
 
     def counted(name: str) -> float:
-        return metric(platform, rf'prediction_cache_{name}_total{{model="seven"}}') - before[name]
+        return platform.metric(rf'prediction_cache_{name}_total{{model="seven"}}') - before[name]
 
     wait_until(lambda: counted("hits") == hits(answers) and counted("misses") == WORKERS, 10, "the counts")
-    wait_until(lambda: metric(platform, "prediction_cache_bytes") > 0, 10, "the gauge")
+    wait_until(lambda: platform.metric("prediction_cache_bytes") > 0, 10, "the gauge")
 
 
 def test_every_protocol_has_its_own_answers(platform: RunningPlatform) -> None:
@@ -207,7 +200,7 @@ def test_the_bound_is_kept(platform: RunningPlatform) -> None:
     upload(platform, "bounded", constant(1))
     for number in range(200):
         platform.predict("bounded", [[number]] * 500).raise_for_status()
-    size = wait_until(lambda: metric(platform, "prediction_cache_bytes"), 10, "the gauge")
+    size = wait_until(lambda: platform.metric("prediction_cache_bytes"), 10, "the gauge")
     assert size <= WORKERS * int(ENVIRONMENT["INFERRER_CACHE_BYTES"])
     assert size > 100_000
 
@@ -216,4 +209,4 @@ def test_answers_of_deleted_models_are_forgotten(platform: RunningPlatform) -> N
     for name in platform.names():
         if not name.endswith(".onnx"):
             requests.delete(platform.path(name), timeout=30).raise_for_status()
-    wait_until(lambda: metric(platform, "prediction_cache_bytes") == 0, 15, "an empty cache")
+    wait_until(lambda: platform.metric("prediction_cache_bytes") == 0, 15, "an empty cache")

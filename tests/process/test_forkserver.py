@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from inferrer.lines import BUSY_S
 from tests.harness.faults import find, is_alive, is_busy, kill, name_of, processes
 from tests.harness.onnx_models import constant, slow
 from tests.harness.platform import RunningPlatform, wait_until
@@ -80,6 +81,7 @@ def test_only_the_request_that_was_running_pays_for_its_runners_death(zoo: Runni
     with ThreadPoolExecutor(10) as threads:
         running = threads.submit(zoo.predict, "slow", [30_000_000])
         wait_until(lambda: is_busy(runner), what="the model running")
+        time.sleep(5 * BUSY_S)  # what comes now waits in the queue, and not in the runner
         queued = [threads.submit(zoo.predict, "slow", [number]) for number in range(1, 9)]
         wait_until(lambda: _waiting(zoo) == 9, what="eight requests waiting behind it")
         os.kill(runner, signal.SIGSEGV)  # as if the request had done it; what a stranger kills is tried once more

@@ -11,7 +11,7 @@ import requests
 
 from tests.harness import onnx_models
 from tests.harness.faults import held, runner_of
-from tests.harness.invariants import hosted, pss_bytes, unharmed, usage
+from tests.harness.invariants import pss_bytes, unharmed, usage
 from tests.harness.platform import RunningPlatform, running_platform, wait_until
 from tests.harness.truth import Readers, Truth, mixed_answers, put_described
 
@@ -100,11 +100,7 @@ def test_u13_delete_lets_requests_in_flight_end(shared_platform: RunningPlatform
             return requests.post(url, json={"values": [steps]}, headers=deadline, timeout=600)
 
         def all_in_flight() -> bool:
-            hosts = ("modelhost-1", "modelhost-2")
-            versions = [
-                item for host in hosts for item in hosted(shared_platform, host) if item["model"] == "slow.onnx"
-            ]
-            return sum(int(item["waiting"]) for item in versions) == together
+            return shared_platform.metric("predictions_in_flight") == together
 
         with ThreadPoolExecutor(together) as pool:
             with held(*[runner_of(shared_platform, host, "slow.onnx") for host in ("modelhost-1", "modelhost-2")]):

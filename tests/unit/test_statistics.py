@@ -9,7 +9,7 @@ def test_the_page_says_what_runs_and_what_was_done() -> None:
     assert (page.read_running(), page.read_counts()) == ((), Counts())
     page.run_together(range(1, MOST_ROWS + 1))
     assert page.read_running() == tuple(range(1, MOST_ROWS + 1)), "as many as may ever run together"
-    page.rest(1, MOST_ROWS, 2, 3, 4)
+    page.rest(Counts(1, MOST_ROWS, 2, 3, 4))
     assert (page.read_running(), page.read_counts()) == ((), Counts(1, MOST_ROWS, 2, 3, 4))
     page.run_one(7)
     assert (page.read_running(), page.read_counts()) == ((7,), Counts(1, MOST_ROWS, 2, 3, 4))
