@@ -31,14 +31,15 @@ class Answers:
         """Add an answer; `ran` is when its run began and ended."""
         pieces, split = answer
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        if number < _FIRST_OF_LINES:
-            self._held.append(encode_frame(_REPLY, 0, split, b"", number, 0, size, ran))
-            self._held += pieces
-        elif (line := self._inbox.line_of(number)) is not None:
-            took_ns = time.monotonic_ns() - self.since_ns
-            line.held.append(encode_frame(_REPLY, 0, split, b"", number & _NUMBERS, took_ns, size, ran))
-            line.held += pieces
+        held, took_ns = self._held, 0
+        if number >= _FIRST_OF_LINES:
+            line = self._inbox.line_of(number)
+            if line is None:
+                return
+            held, took_ns = line.held, time.monotonic_ns() - self.since_ns
             self._direct += 1
+        held.append(encode_frame(_REPLY, 0, split, b"", number & _NUMBERS, took_ns, size, ran))
+        held += pieces
 
     def refuse(self, number: int, error: Exception) -> None:
         """Add an error; what nobody foresaw is told by its type."""

@@ -41,15 +41,10 @@ class Lines:
     def offered(self, runners: int, tuning: Tuning | None) -> bool:
         """Tell whether inferrers may have one."""
         run_s = tuning.run_s if tuning is not None else None
-        return runners == 1 and run_s is not None and run_s < _FAST_S and not self.barred
-
-    @property
-    def barred(self) -> bool:
-        """Tell whether the runner has died not long ago: then it is to be seen here whose fault that is."""
-        return bool(self._barred_until)
+        return runners == 1 and run_s is not None and run_s < _FAST_S and not self._barred_until
 
     def bar(self, now_s: float) -> None:
-        """Have everything come through here for a while."""
+        """Have everything come through here for a while: the runner has died, and whose fault that is, is seen here."""
         self._barred_until = now_s + _BARRED_S
 
     def lifted(self, now_s: float) -> bool:
@@ -72,10 +67,9 @@ class Lines:
             return False
         finally:
             os.close(fd)
+        # What its inferrer has closed is not told here: the oldest make room.
         own = self._of(link)
-        for former in own[
-            : max(len(own) + 1 - _MOST_OF_ONE, 0)
-        ]:  # they were closed by their inferrer, which is not told here
+        for former in own[: max(len(own) + 1 - _MOST_OF_ONE, 0)]:
             del self._lines[former]
         self._lines[number] = link, runner
         return True
