@@ -6,13 +6,15 @@ wrong, ends in an answer of its own and takes nothing out of service.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+import numpy as np
+
 from mlbuffet.blocking import Frame
 from mlbuffet.channel import SHARED, Codec, Kind
 from mlbuffet.errors import BadRequestError, DeadlineExceededError
 from modelhost.codecs import buffet, image, kserve, oip, oip_grpc
 from modelhost.codecs.numbers import LONG_BYTES
 from modelhost.codecs.request import Decoded, Served
-from modelhost.codecs.together import Outline, read_together
+from modelhost.codecs.together import Joint, Outline, read_together
 from modelhost.mappings import Mappings
 from modelhost.progress import Progress
 
@@ -34,15 +36,37 @@ TOO_LATE = "the request waited until its time was over"
 
 
 class Job:
-    """A request whose body is decoded."""
+    """A request whose body is decoded, alone or with others."""
 
-    __slots__ = ("deadline_ns", "fits", "number", "request", "rows")
+    __slots__ = ("deadline_ns", "fits", "number", "place", "read", "rows")
 
-    def __init__(self, frame: Frame, request: Decoded, rows: int = 1, fits: Hashable = None) -> None:
+    def __init__(
+        self, frame: Frame, read: Decoded | Joint, rows: int = 1, fits: Hashable = None, place: int = 0
+    ) -> None:
         _, _, _, self.number, self.deadline_ns, _ = frame
-        self.request = request
+        self.read = read
+        self.place = place  # among those that it was read with
         self.rows = rows  # observations, by its first input
         self.fits = fits  # what it has to share with others to run with them; None when it runs alone
+
+    @property
+    def request(self) -> Decoded:
+        """It alone."""
+        return self.read.some(self.place, 1)
+
+
+def joined(batch: Sequence[Job]) -> Decoded:
+    """Requests that run together, as one; its `encode_rows` is none where their answers are to be made one by one."""
+    first, last = batch[0], batch[-1]
+    if first.read is last.read:  # and so were all between them: they stand together already
+        alike = True
+        request = first.read.some(first.place, len(batch))
+    else:
+        requests = [job.request for job in batch]
+        alike = all(request.encode_rows is requests[0].encode_rows for request in requests)
+        feeds = {name: np.concatenate([request.feeds[name] for request in requests]) for name in requests[0].feeds}
+        request = requests[0]._replace(feeds=feeds)
+    return request if alike and all(job.rows == 1 for job in batch) else request._replace(encode_rows=None)
 
 
 class Requests:
@@ -117,10 +141,10 @@ class Requests:
             else:
                 groups.setdefault(id(outline.plan), []).append((frame, outline))
         for group in groups.values():
-            requests = _read_group([outline for _, outline in group])
-            if requests:
-                fit = _fit(requests[0])
-                self._jobs += [Job(frame, request, *fit) for (frame, _), request in zip(group, requests, strict=True)]
+            joint = _read_group([outline for _, outline in group])
+            if joint is not None:
+                fits = joint.fits
+                self._jobs += [Job(frame, joint, joint.rows, fits, place) for place, (frame, _) in enumerate(group)]
             else:
                 self._read_each((frame for frame, _ in group), now_ns)
 
@@ -139,12 +163,12 @@ class Requests:
             return None
 
 
-def _read_group(outlines: Sequence[Outline]) -> Sequence[Decoded]:
+def _read_group(outlines: Sequence[Outline]) -> Joint | None:
     """Requests that say the same around their numbers, read together; nothing where each is to be read alone."""
     try:
-        return read_together(outlines[0].plan, [outline.arrays for outline in outlines]) or ()
+        return read_together(outlines[0].plan, [outline.arrays for outline in outlines])
     except Exception:  # noqa: BLE001 - as in decoding
-        return ()
+        return None
 
 
 def _fit(request: Decoded) -> tuple[int, Hashable]:

@@ -23,8 +23,8 @@ from mlbuffet.chassis.process import open_memory, own_memory_bytes, set_name, se
 from mlbuffet.errors import DeadlineExceededError, MLBuffetError
 from modelhost.answers import HOLD_NS, Answers
 from modelhost.batching import batches
-from modelhost.codecs.request import Answer, Array, Served
-from modelhost.decoding import TOO_LATE, Job, Requests
+from modelhost.codecs.request import Answer, Array, Decoded, Served
+from modelhost.decoding import TOO_LATE, Job, Requests, joined
 from modelhost.inbox import Inbox
 from modelhost.mappings import Mappings
 from modelhost.progress import RAN, Counts, Progress
@@ -159,26 +159,30 @@ class Runner:
         numbers = [job.number for job in batch]
         self._progress.run_together(numbers)
         try:
-            first = batch[0].request
-            feeds = {name: np.concatenate([job.request.feeds[name] for job in batch]) for name in first.feeds}
-            outputs = self._run(numbers, feeds, first.outputs)
+            request = joined(batch)
+            outputs = self._run(numbers, request.feeds, request.outputs)
         except (MLBuffetError, MemoryError, Terminated):
             return False
         rows = sum(job.rows for job in batch)
         if any(len(output) != rows for output in outputs):
             self._most_rows = 1  # what held for the rows that it was tried with does not hold for all
             return False
-        answers = _encode_rows(batch, outputs)
-        start = 0
-        for number, job in enumerate(batch):
-            if answers:
-                self._answers.add(job.number, answers[number], self._ran)
-            else:
-                end = start + job.rows
-                self._answer(job, [output[start:end] for output in outputs])
-                start = end
+        answers = _encode_rows(request, outputs)
+        if len(answers) == len(batch):
+            for number, answer in zip(numbers, answers, strict=True):
+                self._answers.add(number, answer, self._ran)
+        else:
+            self._answer_each(batch, outputs)
         self._encoded(rows)
         return True
+
+    def _answer_each(self, batch: Sequence[Job], outputs: Sequence[Any]) -> None:
+        """Answer each by its rows of the outputs."""
+        start = 0
+        for job in batch:
+            end = start + job.rows
+            self._answer(job, [output[start:end] for output in outputs])
+            start = end
 
     def _run_one_by_one(self, batch: Sequence[Job]) -> None:
         for job in batch:
@@ -243,13 +247,9 @@ class Runner:
                 self._model.terminate()
 
 
-def _encode_rows(batch: Sequence[Job], outputs: Sequence[Any]) -> Sequence[Answer]:
-    """The answers of all at once, where they have one row each and are answered alike; else nothing."""
-    encode = batch[0].request.encode_rows
-    if encode is None or any(job.rows != 1 or job.request.encode_rows is not encode for job in batch):
-        return ()
+def _encode_rows(request: Decoded, outputs: Sequence[Any]) -> Sequence[Answer]:
+    """The answers of all at once, where they can be made so; else nothing."""
     try:
-        answers = encode(outputs)
+        return request.encode_rows(outputs) if request.encode_rows is not None else ()
     except Exception:  # noqa: BLE001 - as in decoding
         return ()
-    return answers if len(answers) == len(batch) else ()

@@ -74,7 +74,7 @@ def decode(body: memoryview, split: int, served: Served) -> Decoded:  # noqa: AR
             except MLBuffetError:
                 pass  # whoever reads the whole says what is wrong first
             else:
-                return Decoded(feeds, plan.outputs, plan.encode)
+                return Decoded(feeds, plan.outputs, plan.encode, plan.encode_rows)
     return _decode_whole(text, served)
 
 

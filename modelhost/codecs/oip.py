@@ -62,7 +62,7 @@ def decode(body: memoryview, split: int, served: Served) -> Decoded:
         except MLBuffetError:
             pass  # whoever reads the whole says what is wrong first
         else:
-            return Decoded(feeds, plan.outputs, plan.encode)
+            return Decoded(feeds, plan.outputs, plan.encode, plan.encode_rows)
     return _decode_whole(text, tensors, served)
 
 

@@ -114,14 +114,29 @@ def encode(opening: bytes, wanted: Sequence[Wanted], outputs: Sequence[Any]) -> 
 
 def encode_rows(opening: bytes, wanted: Sequence[Wanted], outputs: Sequence[Any]) -> Sequence[Answer]:
     """The answers of requests that each have one row of the outputs; nothing where each is to be made alone."""
-    columns = []
+    said: list[Sequence[bytes]] = []
+    tensors: list[Sequence[memoryview]] = []
     for (_, binary, begin), array in zip(wanted, outputs, strict=True):
-        rows = () if binary else rows_of(array)
-        if not rows:
+        bare, texts = (_rows_in_bytes(array), ()) if binary else ((), rows_of(array))
+        if not (bare or texts):
             return ()
-        said = begin + orjson.dumps((1, *array.shape[1:])) + b',"data":['
-        columns.append([said + row.translate(None, b"[]") + b"]}" for row in rows])
-    return [Answer((opening + b",".join(tensors) + b"]}",)) for tensors in zip(*columns, strict=True)]
+        row = begin + orjson.dumps((1, *array.shape[1:]))
+        if bare:
+            tensors.append(bare)
+            said.append([b'%b,"parameters":{"binary_data_size":%d}}' % (row, len(bare[0]))] * len(bare))
+        else:
+            said.append([b'%b,"data":[%b]}' % (row, text.translate(None, b"[]")) for text in texts])
+    bodies = [opening + b",".join(one) + b"]}" for one in zip(*said, strict=True)]
+    return [Answer((body, *bare), len(body) if tensors else 0) for body, *bare in zip(bodies, *tensors, strict=True)]
+
+
+def _rows_in_bytes(output: Any) -> Sequence[memoryview]:  # noqa: ANN401 - whatever a model gives
+    """Each row in bytes; nothing where rows are not of one size."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind in "OSU" or not output.ndim or not output.size:
+        return ()
+    data = memoryview(to_bytes(output))
+    size = len(data) // len(output)
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def _dump(array: Array) -> bytes:

@@ -36,3 +36,7 @@ class Decoded(NamedTuple):
     outputs: tuple[str, ...]
     encode: Callable[[Sequence[Any]], Answer]
     encode_rows: Callable[[Sequence[Any]], Sequence[Answer]] | None = None
+
+    def some(self, first: int, count: int) -> "Decoded":  # noqa: ARG002 - as of those that were read together
+        """It is one."""
+        return self

@@ -5,7 +5,7 @@ read once, and each request gets its rows of what came of them. Nothing is taken
 whatever is not plainly as it should be is read one by one (docs/adr/0018-numbers-without-objects.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -58,6 +58,28 @@ class Plan(Protocol):
 P = TypeVar("P", bound=Plan)
 
 
+class Joint:
+    """Requests of one plan that were read together: `rows` of each array are one's, those of the next one follow."""
+
+    __slots__ = ("_feeds", "_plan", "rows")
+
+    def __init__(self, plan: Plan, feeds: Mapping[str, Array], rows: int) -> None:
+        self.rows = rows
+        self._plan = plan
+        self._feeds = feeds
+
+    @property
+    def fits(self) -> Hashable:
+        """What others need to have to run with these."""
+        return self._plan.outputs, *[array.shape[1:] for array in self._feeds.values()]
+
+    def some(self, first: int, count: int) -> Decoded:
+        """So many of the requests as one; `first` is the place of the first of them among all."""
+        start, end = first * self.rows, (first + count) * self.rows
+        feeds = {name: array[start:end] for name, array in self._feeds.items()}
+        return Decoded(feeds, self._plan.outputs, self._plan.encode, self._plan.encode_rows)
+
+
 class Outline(NamedTuple):
     """A request cut into what it says around its arrays, and those."""
 
@@ -81,9 +103,10 @@ def outline_of(
     return Outline(plan, arrays)
 
 
-def read_together(plan: Plan, requests: Sequence[Sequence[bytes]]) -> list[Decoded] | None:
+def read_together(plan: Plan, requests: Sequence[Sequence[bytes]]) -> Joint | None:
     """Requests of one plan, each by its arrays; nothing where they are not plainly right, and of the same shape."""
-    feeds: list[dict[str, Array]] = [{} for _ in requests]
+    feeds: dict[str, Array] = {}
+    rows = 0
     for spec, place, fit in plan.parts:
         joint = _joint(spec, [arrays[place] for arrays in requests])
         if joint is None:
@@ -92,13 +115,11 @@ def read_together(plan: Plan, requests: Sequence[Sequence[bytes]]) -> list[Decod
             first = fit(joint[0])
         except MLBuffetError:
             return None
-        if not first.ndim:
+        if not first.ndim or len(first) != (rows or len(first)):
             return None
-        rows, name = len(first), spec.name
-        array = joint.reshape((len(requests) * rows, *first.shape[1:]))
-        for number, feed in enumerate(feeds):
-            feed[name] = array[number * rows : (number + 1) * rows]
-    return [Decoded(feed, plan.outputs, plan.encode, plan.encode_rows) for feed in feeds]
+        rows = len(first)
+        feeds[spec.name] = joint.reshape((len(requests) * rows, *first.shape[1:]))
+    return Joint(plan, feeds, rows) if rows else None
 
 
 def _joint(spec: TensorSpec, texts: Sequence[bytes]) -> Array | None:
@@ -110,7 +131,7 @@ def _joint(spec: TensorSpec, texts: Sequence[bytes]) -> Array | None:
     if spec.datatype in _NO_NUMBERS or not structure.startswith(b"[") or structure.translate(None, _STRUCTURE):
         return None
     # Where all have the same brackets, none borrows one from its neighbour.
-    if any(text.translate(None, NUMBERS) != structure for text in texts):
+    if [text.translate(None, NUMBERS) for text in texts].count(structure) != len(texts):
         return None
     try:
         array = np.asarray(parse(b"[%b]" % b",".join(texts)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlbuffet.errors import MLBuffetError
 from mlbuffet.manifest import Signature, TensorSpec
 from modelhost.codecs import buffet, oip
-from modelhost.codecs.request import Decoded, Served
+from modelhost.codecs.request import Answer, Decoded, Served
 from modelhost.codecs.together import Outline, read_together, rows_of
 
 X = TensorSpec("x", "FP32", (None, 2))
@@ -39,7 +39,8 @@ def outlines_of(outline: Outliner, texts: Sequence[bytes], served: Served) -> li
 def together(outline: Outliner, texts: Sequence[bytes], served: Served) -> list[Decoded] | None:
     """The requests read together, as far as that is done."""
     outlines = outlines_of(outline, texts, served)
-    return read_together(outlines[0].plan, [item.arrays for item in outlines]) if outlines else None
+    joint = read_together(outlines[0].plan, [item.arrays for item in outlines]) if outlines else None
+    return None if joint is None else [joint.some(place, 1) for place in range(len(texts))]
 
 
 def seen(request: Decoded) -> Any:  # noqa: ANN401 - all there is of it
@@ -109,6 +110,14 @@ def test_what_is_not_plainly_right_and_of_one_shape_is_read_alone(bodies: list[s
     assert together(buffet.outline, texts, SERVED) is None
 
 
+def test_inputs_that_are_not_as_long_as_one_another_are_read_alone() -> None:
+    served = Served("m", 1, Signature((TensorSpec("a", "FP32", (None,)), TensorSpec("b", "FP32", (None,))), Y))
+    for b, read in (("[3,4]", True), ("[3]", False)):
+        assert (
+            together(buffet.outline, [f'{{"values":{{"a":[1,2],"b":{b}}}}}'.encode()] * 2, served) is not None
+        ) == read
+
+
 @pytest.mark.parametrize(
     ("shape", "bodies"),
     [
@@ -139,25 +148,43 @@ def test_a_request_with_bytes_behind_it_has_no_outline() -> None:
     assert oip.outline(memoryview(text.encode()), served) is None
 
 
+INFER = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]%b}'
+
+
+def whole(answers: Sequence[Answer]) -> list[tuple[bytes, int]]:
+    return [(b"".join(answer.pieces), answer.split) for answer in answers]
+
+
 @pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 3), (5, 2, 3), (5, 0), (5, 2, 1, 2)])
 @pytest.mark.parametrize("datatype", ["f4", "f8", "f2", "i1", "i8", "u8", "?"])
-def test_answers_made_together_are_those_made_alone(shape: tuple[int, ...], datatype: str) -> None:
+@pytest.mark.parametrize(
+    ("outline", "text"),
+    [
+        (buffet.outline, b'{"values":[[1,2]]}'),
+        (oip.outline, INFER % b""),
+        (oip.outline, INFER % b',"parameters":{"binary_data_output":true}'),
+        (oip.outline, INFER % b',"outputs":[{"name":"z","parameters":{"binary_data":true}},{"name":"y"}]'),
+    ],
+)
+def test_answers_made_together_are_those_made_alone(
+    outline: Outliner, text: bytes, shape: tuple[int, ...], datatype: str
+) -> None:
     served = Served("m", 1, Signature((X,), (*Y, TensorSpec("z", "FP32", (None,)))))
     rng = np.random.default_rng(7)
     output = np.abs(rng.normal(size=shape) * 100).astype(datatype)
     if output.dtype.kind == "f" and output.size:
         output.flat[0] = np.nan
-    for outline, text in (
-        (buffet.outline, b'{"values":[[1,2]]}'),
-        (oip.outline, b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'),
-    ):
-        requests = together(outline, [text] * 5, served)
-        assert requests is not None
-        request = requests[0]
-        assert request.encode_rows is not None
-        outputs = [output, output[::-1]][: len(request.outputs)]
-        alone = [request.encode([array[row : row + 1] for array in outputs]) for row in range(5)]
-        assert list(request.encode_rows(outputs)) == alone
+    requests = together(outline, [text] * 5, served)
+    assert requests is not None
+    request = requests[0]
+    assert request.encode_rows is not None
+    outputs = [output, output[::-1]][: len(request.outputs)]
+    alone = [request.encode([array[row : row + 1] for array in outputs]) for row in range(5)]
+    made = request.encode_rows(outputs)
+    if output.size or b"binary" not in text:
+        assert whole(made) == whole(alone)
+    else:
+        assert not made
 
 
 @pytest.mark.parametrize(
@@ -167,18 +194,18 @@ def test_what_is_no_rows_of_numbers_is_answered_one_by_one(output: Any) -> None:
     assert not rows_of(output)
 
 
-def test_outputs_by_name_and_as_bytes_are_answered_one_by_one() -> None:
-    for outline, text in (
+@pytest.mark.parametrize(
+    ("outline", "text"),
+    [
         (buffet.outline, b'{"values":[[1,2]],"outputs":"all"}'),
-        (
-            oip.outline,
-            b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}],"parameters":{"binary_data_output":true}}',
-        ),
-    ):
-        requests = together(outline, [text] * 2, SERVED)
-        assert requests is not None
-        assert requests[0].encode_rows is not None
-        assert not requests[0].encode_rows([np.zeros(2, np.float32)])
+        (oip.outline, INFER % b',"parameters":{"binary_data_output":true}'),
+    ],
+)
+def test_outputs_by_name_and_strings_as_bytes_are_answered_one_by_one(outline: Outliner, text: bytes) -> None:
+    requests = together(outline, [text] * 2, SERVED)
+    assert requests is not None
+    assert requests[0].encode_rows is not None
+    assert not requests[0].encode_rows([np.array(["a", "b"], dtype=object)])
 
 
 number = (
