@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from mlbuffet.chassis.ids import request_id_of
 from mlbuffet.chassis.reader import RequestReader, cut_short, too_slow
-from mlbuffet.chassis.receiver import BodyReceiver
+from mlbuffet.chassis.receiver import BodyReceiver, HeadReceiver
 from mlbuffet.chassis.request import LARGE_BYTES, Request
 from mlbuffet.chassis.writer import NEVER, ResponseWriter, render_head
 from mlbuffet.chassis.wsgi import HIGH_WATER_BYTES, start_call
@@ -142,7 +142,7 @@ class HttpConnection(RequestReader, ResponseWriter, asyncio.Protocol):
             self.body_filled(request, size)
         ended = self.deaf or request is not self.incoming
         if ended and self._transport is not None:
-            self._transport.set_protocol(self)
+            self._transport.set_protocol(HeadReceiver(self, self._transport))
         if busy or self.deaf:
             self._pause()
         return not ended

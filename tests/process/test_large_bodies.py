@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Self
 
@@ -311,6 +312,20 @@ def test_h02_what_follows_a_large_body_is_a_request_of_its_own(platform: Running
     assert [answer.status for answer in found] == [200] * 9
     for number, answer in enumerate(found[:8]):
         assert b'"values":[[%d.0,%d.0,64.0]]' % (number, number) in answer.body, answer
+
+
+def test_h02_whatever_comes_behind_a_large_body_may_come_in_any_pieces(platform: RunningPlatform) -> None:
+    path = "/api/v1/models/ends/prediction"
+    with socket.create_connection(("127.0.0.1", platform.port), 30) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number, first in enumerate((1, 300, 4095, 4096, 4097, 8192, 70_000)):
+            for padding, size in ((0, 100_000), (6000, 100_000), (0, 2000), (5000, 70_000), (4000, 1000)):
+                data = message("POST", path, JSON | {"X-Padding": "p" * padding}, body(number, size))
+                for piece in (data[:first], data[first : 2 * first], data[2 * first :]):
+                    sock.sendall(piece)
+                response = HTTPResponse(sock, method="POST")
+                response.begin()
+                assert json.loads(response.read())["values"] == truth(number), (first, padding, size)
 
 
 def test_h02_a_body_longer_than_announced_is_no_part_of_anything(platform: RunningPlatform) -> None:
