@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from mlbuffet.errors import UnavailableError
 
-_TURN_S = 0.02
+_TURN_S = 0.05
 _SLOWER = 2  # times
 
 
