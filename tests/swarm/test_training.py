@@ -4,13 +4,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import pytest
 
 from tests.harness.platform import ROOT, wait_until
 from tests.harness.stack import Stack
-from tests.harness.steady_load import Order, SteadyLoad
+from tests.harness.steady_load import SteadyLoad
 from tests.harness.swarm import run
 from tests.training.asking import SCRIPTS, Asking
 from tests.training.host import left_of
@@ -21,9 +22,11 @@ import os, shutil, time
 time.sleep(4)
 shutil.copy(os.environ["MLBUFFET_DATASET"], os.environ["MLBUFFET_MODEL_PATH"])
 """
-RATE = 1500.0  # about 70 % of what the stack answers on two cores
+SHARE = 0.7  # of what the stack answers: the load beside which scripts run
+ALL = 1e6  # more requests a second than it answers
+FEWEST, MOST = 3, 9  # pairs of spans, alone and beside scripts
+SLOWER = 1.5
 MB = 1 << 20
-FLOOR_S = 0.05  # alone it is 10 to 52 ms, by what the machine does beside (docs/adr/0034-training-containers.md)
 AGAIN = b"import os\nwhile os.fork():\n    os.wait()\n"  # before a script: whenever that ends, it begins anew
 WORST: list[tuple[str, dict[str, Any]]] = [
     ("hog.py", {"memory_bytes": 256 * MB}),
@@ -128,13 +131,19 @@ def test_a_trainer_that_is_lost_is_replaced_and_goes_on(stack: Stack, asking: As
         wait_until(lambda run_id=run_id: not _left(stack, run_id), 30, "nothing of it")  # type: ignore[misc]
 
 
+@pytest.fixture(scope="module")
+def rate(stack: Stack) -> float:
+    """So many predictions a second are the share of what the stack answers now."""
+    with stack.load(ALL, least=40_000) as load:
+        pass
+    print(f"predictions at most: {load.result}")  # noqa: T201 - a figure
+    return SHARE * load.result.rate
+
+
 @contextmanager
-def measured(stack: Stack, name: str) -> Iterator[SteadyLoad]:
+def measured(stack: Stack, name: str, rate: float) -> Iterator[SteadyLoad]:
     """Predictions through the edge meanwhile, and for long enough; none may fail."""
-    headers = tuple(f"{name}: {value}" for name, value in stack.headers.items())
-    path, body = "/api/v1/models/iris.onnx/prediction", json.dumps({"values": [2, 5, 1, 4]})
-    least = int(RATE * (60 if SOAK else 8))
-    with SteadyLoad(Order(stack.lab.first.address, 80, path, body, RATE, headers, least=least)) as predictions:
+    with stack.load(rate, least=int(rate * (60 if SOAK else 8))) as predictions:
         yield predictions
     print(f"predictions {name}: {predictions.result}")  # noqa: T201 - a figure
     assert predictions.result.failures == {}, name
@@ -146,15 +155,15 @@ def submitted(asking: Asking, prefix: bytes, timeout_s: int) -> list[str]:
     return [asking.submit(prefix + script, timeout_s=timeout_s, cpus=0.5, **fields) for script, fields in scripts]
 
 
-def hardly_notices(stack: Stack, asking: Asking) -> bool:
-    """Tell whether predictions take about as long beside the four as alone."""
-    with measured(stack, "alone") as alone:
+def spans(stack: Stack, asking: Asking, rate: float) -> tuple[float, float]:
+    """p99 alone and beside the four, in seconds."""
+    with measured(stack, "alone", rate) as alone:
         pass
     sent = submitted(asking, AGAIN, 600)
     try:
         for run_id in sent:
             asking.training(run_id)
-        with measured(stack, "beside four") as beside:
+        with measured(stack, "beside four", rate) as beside:
             pass
         assert {asking.show(run_id)["state"] for run_id in sent} == {"RUNNING"}
     finally:  # they would go on beside the next test
@@ -162,19 +171,27 @@ def hardly_notices(stack: Stack, asking: Asking) -> bool:
             asking.cancel(run_id)
     for run_id in sent:
         assert asking.ended(run_id)["state"] == "KILLED"
-    return beside.result.p99_s <= max(1.5 * alone.result.p99_s, FLOOR_S)
+    return alone.result.p99_s, beside.result.p99_s
 
 
-def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking: Asking) -> None:
-    """None fails, and the slowest hundredth takes at most half as long again as alone, or not long.
+def slower(pairs: list[tuple[float, float]]) -> float:
+    """How many times as long it is beside them, by the medians."""
+    return median(beside for _, beside in pairs) / median(alone for alone, _ in pairs)
 
-    What else the machine does can only make that worse, so one of three times is enough.
+
+def test_t22_predictions_beside_four_scripts_at_their_worst(stack: Stack, asking: Asking, rate: float) -> None:
+    """None fails, and the slowest hundredth takes at most half as long again as alone.
+
+    What else the machine does falls on either span, so the medians of several pairs count.
     """
-    assert any(hardly_notices(stack, asking) for _ in range(3))
+    pairs = [spans(stack, asking, rate) for _ in range(FEWEST)]
+    while slower(pairs) > SLOWER and len(pairs) < MOST:
+        pairs.append(spans(stack, asking, rate))
+    assert slower(pairs) <= SLOWER, pairs
 
 
-def test_t22_predictions_while_four_scripts_start_and_end_badly(stack: Stack, asking: Asking) -> None:
-    with measured(stack, "beside starts and ends"):
+def test_t22_predictions_while_four_scripts_start_and_end_badly(stack: Stack, asking: Asking, rate: float) -> None:
+    with measured(stack, "beside starts and ends", rate):
         sent = submitted(asking, b"", 60 if SOAK else 8)
         # Whoever asks for them all the time takes a tenth of the machine, which is not what is measured.
         assert {asking.ended(run_id, 300, every_s=1)["state"] for run_id in sent} == {"FAILED"}
