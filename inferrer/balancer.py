@@ -16,12 +16,14 @@ from mlbuffet.errors import UnavailableError
 
 _TURN_S = 0.05
 _SLOWER = 2  # times
+_MORE_BYTES = 1 << 16  # of bodies: to read so many takes longer than the way to another
 
 
 class Loaded(Protocol):
-    """Something that knows how many requests it has in flight, and how many seconds it took of late to answer one."""
+    """Something that knows what it has in flight, and how many seconds it took of late to answer a request."""
 
     in_flight: int
+    held_bytes: int
     took_s: float
 
 
@@ -31,8 +33,8 @@ L = TypeVar("L", bound=Loaded)
 def choose_replica(candidates: Sequence[L], random: Callable[[], float], together: int = 0, now: float = 0) -> L:
     """Pick the modelhost for the next request.
 
-    `random` gives a number from 0 up to 1; `together` is by how many requests the one whose turn it is at `now`, in
-    seconds of the machine's monotonic clock, may be busier than another. 0 stands for no turns.
+    `random` gives a number from 0 up to 1; `together` is how many requests more than another the one may have whose
+    turn it is at `now`, in seconds of the machine's monotonic clock, while they are short. 0 stands for no turns.
 
     Raises:
         UnavailableError: no candidate is left.
@@ -45,7 +47,8 @@ def choose_replica(candidates: Sequence[L], random: Callable[[], float], togethe
         raise UnavailableError(msg)
     if together:
         a, b = candidates[int(now / _TURN_S) % count], candidates[int(random() * count)]
-        if a.in_flight < b.in_flight + together and a.took_s <= _SLOWER * b.took_s:
+        busier = a.in_flight >= b.in_flight + together or a.held_bytes > b.held_bytes + _MORE_BYTES
+        if not busier and a.took_s <= _SLOWER * b.took_s:
             return a
     a, b = _two_of(candidates, random)
     return a if a.in_flight <= b.in_flight else b

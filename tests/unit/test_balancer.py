@@ -13,10 +13,11 @@ from mlbuffet.errors import UnavailableError
 
 @dataclass
 class Host:
-    """A candidate: what the real one shares with it is the requests in flight, and how long they take."""
+    """A candidate: what the real one shares with it is what is in flight, and how long that takes."""
 
     in_flight: int
     took_s: float = 0.001
+    held_bytes: int = 0
 
 
 def chance(seed: int) -> Callable[[], float]:
@@ -59,6 +60,16 @@ def test_one_that_is_slow_has_no_turns() -> None:
         chosen.append(host is hosts[0])
         host.in_flight = 1 if host is hosts[0] else 0  # it never answers
     assert sum(chosen) < 900
+
+
+@given(seeds)
+def test_one_that_has_much_to_read_has_no_turn_where_another_has_less(seed: int) -> None:
+    now = 0.01
+    full, free = Host(8, held_bytes=70_000), Host(6)
+    chosen = {id(choose_replica([full, free], rng, 32, now)) for rng in [chance(seed)] for _ in range(64)}
+    assert chosen == {id(full), id(free)}
+    free.held_bytes = 10_000
+    assert choose_replica([full, free], chance(seed), 32, now) is full
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

@@ -20,6 +20,7 @@ class Host:
 
     tenths: int
     in_flight: int = 0
+    held_bytes: int = 0
     took_s: float = 0.0
 
 
