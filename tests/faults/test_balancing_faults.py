@@ -152,10 +152,11 @@ def test_l08_what_can_be_lived_with_costs_nobody_an_answer(faults: Faults, proxi
             proxies[2].faults = faults
             with load(platform) as run:
                 pause(30 if SOAK else 2)
+                # Whoever is cut off in its turn may have to wait for the next one.
+                wait_until(lambda: proxies[2].passed["PREDICT"] > before + 10, 20, "its being used all the same")
         finally:
             proxies[2].faults = Faults()
         assert few_failed(run), run.failures()
-        assert proxies[2].passed["PREDICT"] > before + 10, "it is used all the same"
         wait_until(lambda: ready_hosts(platform) == 3, 40, "all being ready again")
 
 
