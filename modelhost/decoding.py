@@ -143,8 +143,8 @@ class Requests:
         for group in groups.values():
             joint = _read_group([outline for _, outline in group])
             if joint is not None:
-                fits = joint.fits
-                self._jobs += [Job(frame, joint, joint.rows, fits, place) for place, (frame, _) in enumerate(group)]
+                fit = _fit(joint.some(0, 1))
+                self._jobs += [Job(frame, joint, *fit, place) for place, (frame, _) in enumerate(group)]
             else:
                 self._read_each((frame for frame, _ in group), now_ns)
 

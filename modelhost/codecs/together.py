@@ -5,7 +5,7 @@ read once, and each request gets its rows of what came of them. Nothing is taken
 whatever is not plainly as it should be is read one by one (docs/adr/0018-numbers-without-objects.md).
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -61,21 +61,16 @@ P = TypeVar("P", bound=Plan)
 class Joint:
     """Requests of one plan that were read together: `rows` of each array are one's, those of the next one follow."""
 
-    __slots__ = ("_feeds", "_plan", "rows")
+    __slots__ = ("_feeds", "_plan", "_rows")
 
     def __init__(self, plan: Plan, feeds: Mapping[str, Array], rows: int) -> None:
-        self.rows = rows
+        self._rows = rows
         self._plan = plan
         self._feeds = feeds
 
-    @property
-    def fits(self) -> Hashable:
-        """What others need to have to run with these."""
-        return self._plan.outputs, *[array.shape[1:] for array in self._feeds.values()]
-
     def some(self, first: int, count: int) -> Decoded:
         """So many of the requests as one; `first` is the place of the first of them among all."""
-        start, end = first * self.rows, (first + count) * self.rows
+        start, end = first * self._rows, (first + count) * self._rows
         feeds = {name: array[start:end] for name, array in self._feeds.items()}
         return Decoded(feeds, self._plan.outputs, self._plan.encode, self._plan.encode_rows)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlbuffet.errors import MLBuffetError
 from mlbuffet.manifest import Signature, TensorSpec
 from modelhost.codecs import buffet, oip
-from modelhost.codecs.request import Answer, Decoded, Served
+from modelhost.codecs.request import Answer, Array, Decoded, Served
 from modelhost.codecs.together import Outline, read_together, rows_of
 
 X = TensorSpec("x", "FP32", (None, 2))
@@ -195,17 +195,19 @@ def test_what_is_no_rows_of_numbers_is_answered_one_by_one(output: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outline", "text"),
+    ("outline", "text", "output"),
     [
-        (buffet.outline, b'{"values":[[1,2]],"outputs":"all"}'),
-        (oip.outline, INFER % b',"parameters":{"binary_data_output":true}'),
+        (buffet.outline, b'{"values":[[1,2]],"outputs":"all"}', np.zeros(2, np.float32)),
+        (oip.outline, INFER % b',"parameters":{"binary_data_output":true}', np.array(["a", "b"], dtype=object)),
     ],
 )
-def test_outputs_by_name_and_strings_as_bytes_are_answered_one_by_one(outline: Outliner, text: bytes) -> None:
+def test_outputs_by_name_and_strings_as_bytes_are_answered_one_by_one(
+    outline: Outliner, text: bytes, output: Array
+) -> None:
     requests = together(outline, [text] * 2, SERVED)
     assert requests is not None
     assert requests[0].encode_rows is not None
-    assert not requests[0].encode_rows([np.array(["a", "b"], dtype=object)])
+    assert not requests[0].encode_rows([output])
 
 
 number = (
